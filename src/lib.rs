@@ -1,0 +1,8 @@
+//! A drop-in replacement for Litestream 0.5: follows the write-ahead log of SQLite databases and
+//! streams every commit to storage as LTX files; restores them to any point in time.
+//!
+//! `docs/architecture.md` shows the house: who may import whom, and the guarantees by number.
+
+pub mod error;
+pub mod sys;
+pub mod types;

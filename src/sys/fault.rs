@@ -1,0 +1,75 @@
+//! Named fault points around every durable step. Built only with the `faults` feature; without
+//! it a fault point is nothing at all.
+//!
+//! `LITESTREAM_FAULT=<name>[@<n>]=kill|eio|enospc` acts at the n-th passage (default first).
+
+use crate::error::Result;
+
+/// Where a test can make the world end or a system call fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FaultPoint(pub &'static str);
+
+/// Passes the fault point `name`.
+///
+/// # Errors
+/// Whatever the test asked for.
+#[inline]
+pub fn fault_point(name: &'static str) -> Result<()> {
+    #[cfg(feature = "faults")]
+    return active::pass(FaultPoint(name));
+    #[cfg(not(feature = "faults"))]
+    {
+        let _ = FaultPoint(name);
+        Ok(())
+    }
+}
+
+#[cfg(feature = "faults")]
+mod active {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::FaultPoint;
+    use crate::error::{Error, Result};
+
+    struct Plan {
+        name: String,
+        nth: u64,
+        action: String,
+        passed: AtomicU64,
+    }
+
+    fn plan() -> Option<&'static Plan> {
+        static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
+        PLAN.get_or_init(|| {
+            let text = std::env::var("LITESTREAM_FAULT").ok()?;
+            let (point, action) = text.split_once('=')?;
+            let (name, nth) = point.split_once('@').unwrap_or((point, "1"));
+            Some(Plan {
+                name: name.to_owned(),
+                nth: nth.parse().ok()?,
+                action: action.to_owned(),
+                passed: AtomicU64::new(0),
+            })
+        })
+        .as_ref()
+    }
+
+    pub(super) fn pass(point: FaultPoint) -> Result<()> {
+        let Some(plan) = plan() else { return Ok(()) };
+        if plan.name != point.0 || plan.passed.fetch_add(1, Ordering::SeqCst) + 1 != plan.nth {
+            return Ok(());
+        }
+        match plan.action.as_str() {
+            "kill" => {
+                // As abrupt as kill -9: no destructors, no flushing.
+                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                loop {
+                    std::thread::park();
+                }
+            }
+            "enospc" => Err(Error::io(point.0, std::io::Error::from_raw_os_error(28))),
+            _ => Err(Error::io(point.0, std::io::Error::from_raw_os_error(5))),
+        }
+    }
+}

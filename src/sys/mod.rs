@@ -1,0 +1,40 @@
+//! The world outside: the only place that renames, syncs, locks files, reads clocks or draws
+//! random numbers. Everything above receives a [`World`], so that production and simulation
+//! differ only in what is put into it.
+
+mod backoff;
+mod clock;
+mod fault;
+pub(crate) mod fs;
+mod os_fs;
+mod publish;
+mod random;
+
+use std::sync::Arc;
+
+pub use backoff::{Backoff, LogLimiter};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use fault::{FaultPoint, fault_point};
+pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, OpenMode, OwnerMode};
+pub use os_fs::OsFs;
+pub use publish::{Publisher, read_full_at};
+pub use random::{OsRandom, Random};
+
+/// File system, clock and randomness, as everything above `sys` sees them.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// Files and directories.
+    pub fs: Arc<dyn Fs>,
+    /// Wall clock and monotonic clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for temporary names and jitter.
+    pub random: Arc<dyn Random>,
+}
+
+impl World {
+    /// The real one.
+    #[must_use]
+    pub fn system() -> Self {
+        Self { fs: Arc::new(OsFs), clock: Arc::new(SystemClock::new()), random: Arc::new(OsRandom) }
+    }
+}
