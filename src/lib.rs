@@ -4,6 +4,7 @@
 //! `docs/architecture.md` shows the house: who may import whom, and the guarantees by number.
 
 pub mod error;
+pub mod ltx;
 pub mod sqlite;
 pub mod sys;
 pub mod types;

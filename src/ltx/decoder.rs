@@ -1,0 +1,248 @@
+//! Streaming reader that cannot skip the checksum.
+
+use std::io::Read;
+
+use super::checksum::{Crc, page_checksum};
+use super::header::{Header, Trailer, check_post_apply};
+use super::index::{IndexSum, SIZE_SIZE};
+use super::order::PageOrder;
+use super::page::{self, Encoding, HEADER_SIZE};
+use super::source::{Source, corrupt_at};
+use crate::error::{Error, Result};
+use crate::types::{Checksum, Pgno};
+
+/// Reads one LTX file and believes nothing: every rule of `spec: ltx-format` §8 is checked,
+/// including those Litestream's own reader does not notice.
+///
+/// Pages come out before the file checksum could be compared. Whoever acts on them must be able to
+/// take it back until [`Decoder::next_page`] has returned `None`. Memory: a buffer of at most
+/// 256 KiB, whatever the size of the file.
+#[derive(Debug)]
+pub struct Decoder<R> {
+    source: Source<R>,
+    header: Header,
+    stage: Stage,
+    order: PageOrder,
+    crc: Crc,
+    index: IndexSum,
+    /// XOR of the page checksums, of a snapshot that tracks them.
+    rolling: Option<Checksum>,
+    pages: u64,
+    /// Size of the LZ4 block of the last page, if it was one.
+    block: Option<usize>,
+    trailer: Option<Trailer>,
+}
+
+/// How far a decoder has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// A page or the end of the page block is next.
+    Pages,
+    /// The page block has ended.
+    Closing,
+    /// All of the file was read and verified.
+    Done,
+    /// An error was returned; nothing more can be said.
+    Failed {
+        /// It was found behind the page block.
+        closing: bool,
+    },
+}
+
+impl<R: Read> Decoder<R> {
+    /// Reads and validates the header.
+    ///
+    /// # Errors
+    /// `Corrupt` for what is no LTX file; the reader's errors.
+    pub fn new(reader: R) -> Result<Self> {
+        let mut source = Source::new(reader);
+        let bytes: [u8; Header::SIZE] = source.take()?;
+        let header = Header::decode(&bytes)?;
+        let mut crc = Crc::new();
+        crc.update(&bytes);
+        let tracked = header.txids.is_snapshot() && !header.no_checksum;
+        Ok(Self {
+            source,
+            header,
+            stage: Stage::Pages,
+            order: PageOrder::new(&header),
+            crc,
+            index: IndexSum::new(),
+            rolling: tracked.then(|| Checksum::of_crc(0)),
+            pages: 0,
+            block: None,
+            trailer: None,
+        })
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The trailer, once all of the file was verified.
+    pub fn trailer(&self) -> Option<&Trailer> {
+        self.trailer.as_ref()
+    }
+
+    /// Pages returned so far.
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Bytes of the file read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.source.offset()
+    }
+
+    /// The next page, written to `buf`, which is one page long. `None` only after index, trailer,
+    /// checksum and end of file were verified.
+    ///
+    /// # Errors
+    /// `Corrupt` for every violated rule, with the byte offset; `Invalid` for a buffer of the wrong
+    /// size; the reader's errors. After an error the content of `buf` is meaningless, and every
+    /// further call fails.
+    pub fn next_page(&mut self, buf: &mut [u8]) -> Result<Option<Pgno>> {
+        super::check_page_buffer(buf.len(), self.header.page_size)?;
+        match self.stage {
+            Stage::Done => return Ok(None),
+            Stage::Failed { .. } => return Err(Error::corrupt("ltx file was given up after an error")),
+            Stage::Pages | Stage::Closing => {}
+        }
+        let result = self.advance(buf);
+        if result.is_err() {
+            self.stage = Stage::Failed { closing: self.stage == Stage::Closing };
+        }
+        result
+    }
+
+    fn advance(&mut self, buf: &mut [u8]) -> Result<Option<Pgno>> {
+        let start = self.source.offset();
+        if self.source.at_end()? {
+            self.stage = Stage::Closing;
+            return Err(corrupt_at("cannot close, expected page", start));
+        }
+        let head: [u8; HEADER_SIZE] = self.source.take()?;
+        let at = |e: Error| e.at(format_args!("at offset {start}"));
+        let Some((pgno, encoding)) = page::parse_header(head).map_err(at)? else {
+            self.stage = Stage::Closing;
+            self.order.end().map_err(at)?;
+            self.crc.update(&head);
+            self.close()?;
+            self.stage = Stage::Done;
+            return Ok(None);
+        };
+        self.order.accept(pgno).map_err(at)?;
+        self.read_body(head, encoding, buf)?;
+        self.index.push(pgno, start, self.source.offset() - start);
+        if let Some(rolling) = &mut self.rolling {
+            *rolling = rolling.roll(page_checksum(pgno, buf));
+        }
+        self.pages += 1;
+        Ok(Some(pgno))
+    }
+
+    fn read_body(&mut self, head: [u8; HEADER_SIZE], encoding: Encoding, buf: &mut [u8]) -> Result<()> {
+        match encoding {
+            Encoding::Block => {
+                let length = page::read_block(&mut self.source, buf)?;
+                let [a, b, c, d, e, f] = head;
+                let [g, h, i, j] = length;
+                self.crc.update(&[a, b, c, d, e, f, g, h, i, j]);
+                self.block = Some(u32::from_be_bytes(length) as usize);
+            }
+            Encoding::Frame => {
+                page::read_frame(&mut self.source, buf)?;
+                self.crc.update(&head);
+                self.block = None;
+            }
+        }
+        self.crc.update(buf);
+        Ok(())
+    }
+
+    /// The LZ4 block of the page returned last, unless that was stored as a frame.
+    pub(super) fn last_block(&self) -> Option<&[u8]> {
+        self.block.map(|len| self.source.consumed(len))
+    }
+
+    /// Verifies everything behind the page block.
+    fn close(&mut self) -> Result<()> {
+        self.check_index().map_err(|e| e.context("read page index"))?;
+        let trailer_at = self.source.offset();
+        let bytes: [u8; Trailer::SIZE] = self.source.take()?;
+        let trailer = Trailer::decode(&bytes);
+        self.crc.update(&bytes[..8]);
+        if trailer.file_checksum != self.crc.checksum() {
+            return Err(corrupt_at("file checksum mismatch", trailer_at + 8));
+        }
+        check_post_apply(&self.header, trailer.post_apply).map_err(|e| e.at(format_args!("at offset {trailer_at}")))?;
+        if let Some(rolling) = self.rolling.filter(|sum| *sum != trailer.post_apply) {
+            return Err(Error::corrupt(format!(
+                "post-apply checksum in trailer ({}) does not match calculated checksum ({rolling})",
+                trailer.post_apply
+            )));
+        }
+        if !self.source.at_end()? {
+            return Err(self.source.corrupt("file checksum mismatch: data behind the trailer"));
+        }
+        self.trailer = Some(trailer);
+        Ok(())
+    }
+
+    /// Compares the page index with the frames that were read.
+    fn check_index(&mut self) -> Result<()> {
+        let start = self.source.offset();
+        let (len, expected) = self.index.finish();
+        let mut found = Crc::new();
+        let mut left = len;
+        while left > 0 {
+            let bytes = self.source.require_some(left)?;
+            let n = bytes.len();
+            found.update(bytes);
+            self.crc.update(bytes);
+            self.source.consume(n);
+            left -= n as u64;
+        }
+        if found.checksum() != expected {
+            return Err(corrupt_at("entries do not match the page frames", start));
+        }
+        let size_at = self.source.offset();
+        let size: [u8; SIZE_SIZE] = self.source.take().map_err(|e| e.context("read page index size"))?;
+        if u64::from_be_bytes(size) != len {
+            let size = u64::from_be_bytes(size);
+            return Err(corrupt_at(format!("page index size is {size}, should be {len}"), size_at));
+        }
+        self.crc.update(&size);
+        Ok(())
+    }
+}
+
+/// What [`verify`] counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Pages in the file.
+    pub pages: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// Reads a whole file and checks everything.
+///
+/// # Errors
+/// As [`Decoder::next_page`]; the message says in which step.
+pub fn verify(reader: impl Read) -> Result<(Header, Trailer, Summary)> {
+    let mut decoder = Decoder::new(reader).map_err(|e| e.context("decode header"))?;
+    let mut page = vec![0; decoder.header.page_size.len()];
+    loop {
+        match decoder.next_page(&mut page) {
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(err) if decoder.stage == (Stage::Failed { closing: true }) => return Err(err.context("close reader")),
+            Err(err) => return Err(err.context(format!("decode page {}", decoder.pages))),
+        }
+    }
+    let summary = Summary { pages: decoder.pages, bytes: decoder.bytes_read() };
+    let trailer = decoder.trailer.ok_or_else(|| Error::corrupt("ltx file without trailer"))?;
+    Ok((decoder.header, trailer, summary))
+}

@@ -1,0 +1,135 @@
+//! Several consecutive files become one: of each page the newest copy wins (`spec: ltx-format` §10).
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io::{Read, Write};
+
+use super::decoder::Decoder;
+use super::encoder::Encoder;
+use super::header::{Header, Trailer, WalPos};
+use crate::error::{Error, Result};
+use crate::types::Pgno;
+
+/// Merges files in ascending TXID order into one that covers all their transactions.
+///
+/// Every input is read to its end and verified before index and trailer are written; on an error
+/// the output must be thrown away. Pages beyond the final size are dropped. A page that lay beyond
+/// the end of the database at some point between its input and the last must have been written
+/// again since: an old copy of it would be data SQLite has given up, so that is an error.
+///
+/// The output does not track database checksums. Memory: one page and one buffer per input.
+///
+/// # Errors
+/// `Invalid` without any input; `Corrupt` when inputs do not fit together, are damaged, or when
+/// pages are missing from a file that must hold all; errors of readers and writer.
+pub fn merge<R: Read, W: Write>(inputs: Vec<Decoder<R>>, out: W) -> Result<(W, Header, Trailer)> {
+    let header = merged_header(&inputs)?;
+    let mut inputs = prepare(inputs);
+    let mut encoder = Encoder::new(out, header)?;
+
+    // Lowest page first; of equal pages the newest input's.
+    let mut queue = BinaryHeap::with_capacity(inputs.len());
+    for (n, input) in inputs.iter_mut().enumerate() {
+        if let Some(pgno) = input.advance(n)? {
+            queue.push((Reverse(pgno), n));
+        }
+    }
+    let mut last = None;
+    while let Some((Reverse(pgno), n)) = queue.pop() {
+        let input = &mut inputs[n];
+        if last != Some(pgno) && pgno.get() <= header.commit {
+            input.check_age(pgno)?;
+            match input.decoder.last_block() {
+                // The block was just expanded to this very page: no need to compress it again.
+                Some(block) => encoder.page_with_block(pgno, &input.page, block)?,
+                None => encoder.page(pgno, &input.page)?,
+            }
+        }
+        last = Some(pgno);
+        if let Some(pgno) = input.advance(n)? {
+            queue.push((Reverse(pgno), n));
+        }
+    }
+    // All inputs have said `None`, so all are verified; of a tracking file's checksums the output
+    // can keep none, and `finish` refuses them.
+    let post_apply = inputs.last().and_then(|input| input.decoder.trailer()).map(|t| t.post_apply);
+    let (out, trailer) = encoder.finish(post_apply.unwrap_or_default())?;
+    Ok((out, header, trailer))
+}
+
+struct Input<R> {
+    decoder: Decoder<R>,
+    /// The page the decoder returned last.
+    page: Vec<u8>,
+    /// Smallest size, in pages, the database had in any later input.
+    shrunk_to: u32,
+}
+
+impl<R: Read> Input<R> {
+    fn advance(&mut self, n: usize) -> Result<Option<Pgno>> {
+        self.decoder.next_page(&mut self.page).map_err(|e| {
+            let txids = self.decoder.header().txids;
+            e.context(format!("read input {n} ({txids})"))
+        })
+    }
+
+    fn check_age(&self, pgno: Pgno) -> Result<()> {
+        if pgno.get() <= self.shrunk_to {
+            return Ok(());
+        }
+        let (txids, size) = (self.decoder.header().txids, self.shrunk_to);
+        Err(Error::corrupt(format!(
+            "page {pgno} of {txids} was not written again after the database had shrunk to {size} pages"
+        ))
+        .hint("a new snapshot of the database makes later files independent of this one"))
+    }
+}
+
+/// The output's header, after checking that the inputs follow each other.
+fn merged_header<R: Read>(inputs: &[Decoder<R>]) -> Result<Header> {
+    let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
+        return Err(Error::invalid("at least one input file required"));
+    };
+    for (prev, next) in inputs.iter().zip(inputs.iter().skip(1)) {
+        let (prev, next) = (prev.header(), next.header());
+        if next.page_size != first.header().page_size {
+            return Err(Error::corrupt(format!(
+                "input files have mismatched page sizes: {} != {}",
+                first.header().page_size,
+                next.page_size
+            )));
+        }
+        if !next.txids.extends(Some(prev.txids.max())) {
+            let text = |h: &Header| format!("({},{})", h.txids.min(), h.txids.max());
+            let (prev, next) = (text(prev), text(next));
+            return Err(Error::corrupt(format!("non-contiguous transaction ids in input files: {prev} -> {next}")));
+        }
+    }
+    let (first, last) = (first.header(), last.header());
+    Ok(Header {
+        no_checksum: true,
+        page_size: first.page_size,
+        commit: last.commit,
+        txids: crate::types::TxidRange::new(first.txids.min(), last.txids.max())?,
+        timestamp: last.timestamp,
+        pre_apply: first.pre_apply,
+        wal: WalPos::default(),
+        node_id: 0,
+    })
+}
+
+fn prepare<R: Read>(decoders: Vec<Decoder<R>>) -> Vec<Input<R>> {
+    let mut shrunk_to = u32::MAX;
+    let mut inputs: Vec<Input<R>> = decoders
+        .into_iter()
+        .rev()
+        .map(|decoder| {
+            let page = vec![0; decoder.header().page_size.len()];
+            let input = Input { page, shrunk_to, decoder };
+            shrunk_to = shrunk_to.min(input.decoder.header().commit);
+            input
+        })
+        .collect();
+    inputs.reverse();
+    inputs
+}
