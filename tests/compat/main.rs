@@ -1,0 +1,4 @@
+//! Both directions against the real Litestream 0.5.17.
+
+mod ltx;
+mod reference;
