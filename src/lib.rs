@@ -5,5 +5,6 @@
 
 pub mod error;
 pub mod ltx;
+pub mod replica;
 pub mod sys;
 pub mod types;

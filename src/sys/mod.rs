@@ -3,6 +3,7 @@
 //! differ only in what is put into it.
 
 mod backoff;
+mod blocking;
 mod clock;
 mod fault;
 pub(crate) mod fs;
@@ -13,6 +14,7 @@ mod random;
 use std::sync::Arc;
 
 pub use backoff::{Backoff, LogLimiter};
+pub use blocking::blocking;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use fault::{FaultPoint, fault_point};
 pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, OpenMode, OwnerMode};
