@@ -6,5 +6,6 @@
 pub mod error;
 pub mod ltx;
 pub mod replica;
+pub mod restore;
 pub mod sys;
 pub mod types;
