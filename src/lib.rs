@@ -7,5 +7,7 @@ pub mod error;
 pub mod ltx;
 pub mod replica;
 pub mod restore;
+pub mod sqlite;
 pub mod sys;
 pub mod types;
+pub mod wal;
