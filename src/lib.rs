@@ -6,6 +6,8 @@
 pub mod db;
 pub mod error;
 pub mod ltx;
+pub mod replica;
+pub mod restore;
 pub mod sqlite;
 pub mod sys;
 pub mod types;

@@ -3,6 +3,7 @@
 //! differ only in what is put into it.
 
 mod backoff;
+mod blocking;
 mod clock;
 mod fault;
 pub(crate) mod fs;
@@ -13,11 +14,12 @@ mod random;
 use std::sync::Arc;
 
 pub use backoff::{Backoff, LogLimiter};
+pub use blocking::blocking;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use fault::{FaultPoint, fault_point};
 pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Modes, OpenMode, OwnerMode};
 pub use os_fs::OsFs;
-pub use publish::{Publisher, read_full_at};
+pub use publish::{Publisher, read_full_at, target_of_temp, unique_temp_path};
 pub use random::{OsRandom, Random};
 
 /// File system, clock and randomness, as everything above `sys` sees them.

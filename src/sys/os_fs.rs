@@ -154,6 +154,8 @@ impl Fs for OsFs {
     }
 
     fn sync_dir(&self, dir: &Path) -> Result<()> {
+        // The parent of a bare file name is "", which cannot be opened.
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
         let fail = |e| Error::io("sync directory", e).at(dir.display());
         fs::File::open(dir).map_err(fail)?.sync_all().map_err(fail)
     }

@@ -1,0 +1,19 @@
+//! Copies of databases on storage: LTX files by level, on any backend.
+//!
+//! [`ReplicaClient`] is the seam: keys and bytes. [`Replica`] speaks of levels and TXIDs. Backends
+//! live in one file each; retries, limits and faults are wrappers over the same trait.
+
+mod client;
+pub mod faulty;
+pub mod file;
+mod layout;
+pub mod memory;
+mod reader;
+#[expect(clippy::module_inception, reason = "the type of that name lives there")]
+mod replica;
+mod stream;
+
+pub use client::{ByteStream, Key, Modes, ObjectMeta, PutOptions, ReplicaClient, Stamps};
+pub use layout::Layout;
+pub use replica::{FileInfo, Replica};
+pub use stream::once;

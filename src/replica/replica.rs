@@ -1,0 +1,193 @@
+//! A database's copy on one store, in terms of LTX files.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use futures::stream::TryStreamExt;
+
+use super::client::{ByteStream, Modes, PutOptions, ReplicaClient, Stamps};
+use super::layout::Layout;
+use super::{reader, stream};
+use crate::error::{Error, Result};
+use crate::ltx;
+use crate::sys::{File, OpenMode, World, blocking, read_full_at};
+use crate::types::{Level, Timestamp, Txid, TxidRange};
+
+/// One LTX file of a replica, as a listing shows it.
+///
+/// Ordered by level, then TXIDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileInfo {
+    /// Level.
+    pub level: Level,
+    /// TXIDs, taken from the name.
+    pub txids: TxidRange,
+    /// Bytes.
+    pub size: u64,
+    /// Creation time; how true it is depends on [`Stamps`].
+    pub created: Timestamp,
+}
+
+/// `<level>/<min>-<max>.ltx`, the form of plans and error messages.
+impl fmt::Display for FileInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.level, ltx::file_name(self.txids))
+    }
+}
+
+/// LTX verbs over a [`ReplicaClient`].
+#[derive(Debug, Clone)]
+pub struct Replica {
+    client: Arc<dyn ReplicaClient>,
+    layout: Layout,
+}
+
+impl Replica {
+    /// A replica below the client's root.
+    #[must_use]
+    pub fn new(client: Arc<dyn ReplicaClient>, layout: Layout) -> Self {
+        Self { client, layout }
+    }
+
+    /// Backend name: `file`, `s3`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.client.kind()
+    }
+
+    /// The store itself.
+    #[must_use]
+    pub fn client(&self) -> &Arc<dyn ReplicaClient> {
+        &self.client
+    }
+
+    /// Files of a level by (min, max) TXID; with `seek` those that reach it. Other names are skipped.
+    ///
+    /// # Errors
+    /// The store's. A level that does not exist is empty.
+    pub async fn list(&self, level: Level, seek: Option<Txid>, stamps: Stamps) -> Result<Vec<FileInfo>> {
+        let dir = self.layout.dir(level)?;
+        let mut files = Vec::new();
+        let mut objects = self.client.list(&dir, None, stamps);
+        while let Some(object) = objects.try_next().await? {
+            let Some(txids) = object.key.name_in(&dir).and_then(ltx::parse_file_name) else { continue };
+            // Not a matter of names after `seek`: a file that starts earlier may reach further.
+            if seek.is_none_or(|seek| txids.max() >= seek) {
+                files.push(FileInfo { level, txids, size: object.size, created: object.modified });
+            }
+        }
+        files.sort_unstable();
+        Ok(files)
+    }
+
+    /// Files of all levels, in order of level and TXIDs.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn list_all(&self, stamps: Stamps) -> Result<Vec<FileInfo>> {
+        let levels = try_join_all(Level::all().map(|level| self.list(level, None, stamps))).await?;
+        Ok(levels.into_iter().flatten().collect())
+    }
+
+    /// Bytes of a file, or of a part of it.
+    ///
+    /// # Errors
+    /// `NotFound`, and the store's.
+    pub async fn get(&self, level: Level, txids: TxidRange, range: Option<Range<u64>>) -> Result<ByteStream> {
+        self.client.get(&self.layout.file(level, txids)?, range).await
+    }
+
+    /// All bytes of a listed file, opened on first use and continued after dropped connections.
+    ///
+    /// # Errors
+    /// None for a file that was listed; those of reading come from the stream.
+    pub fn get_resumable(&self, file: &FileInfo) -> Result<ByteStream> {
+        let key = self.layout.file(file.level, file.txids)?;
+        let what = format!("level={}, min={}, max={}", file.level, file.txids.min(), file.txids.max());
+        Ok(reader::resumable(self.client.clone(), key, file.size, what))
+    }
+
+    /// Writes a file, replacing one of the same name.
+    ///
+    /// # Errors
+    /// Those of `body`, and the store's; nothing partial is ever seen.
+    pub async fn put(
+        &self,
+        level: Level,
+        txids: TxidRange,
+        stamp: Timestamp,
+        size: Option<u64>,
+        modes: Option<Modes>,
+        body: ByteStream,
+    ) -> Result<FileInfo> {
+        let key = self.layout.file(level, txids)?;
+        let meta = self.client.put(&key, body, PutOptions { stamp, size, modes }).await?;
+        Ok(FileInfo { level, txids, size: meta.size, created: stamp })
+    }
+
+    /// Writes a local LTX file. Its header gives the stamp.
+    ///
+    /// # Errors
+    /// `Corrupt` if the header is not that of `txids`; those of reading and of the store.
+    pub async fn put_local(
+        &self,
+        level: Level,
+        txids: TxidRange,
+        world: &World,
+        path: &Path,
+        modes: Option<Modes>,
+    ) -> Result<FileInfo> {
+        let (world, path) = (world.clone(), path.to_owned());
+        let (file, header, first, size) = blocking(move || {
+            let file: Arc<dyn File> = world.fs.open(&path, OpenMode::Read)?.into();
+            let mut head = [0; ltx::Header::SIZE];
+            read_full_at(file.as_ref(), &mut head, 0).map_err(|e| bad_header(e).at(path.display()))?;
+            let header = ltx::Header::decode(&head).map_err(|e| bad_header(e).at(path.display()))?;
+            if header.txids != txids {
+                let text = format!("header says {}, name says {txids}", header.txids);
+                return Err(bad_header(Error::corrupt(text)).at(path.display()));
+            }
+            let size = file.stat()?.len;
+            let first = stream::read_chunk(file.as_ref(), &(0..size))?;
+            Ok((file, header, first, size))
+        })
+        .await?;
+        let body = stream::of_file(file, 0..size, first);
+        self.put(level, txids, header.timestamp, Some(size), modes, body).await
+    }
+
+    /// Deletes files. Absent ones are fine.
+    ///
+    /// # Errors
+    /// The store's; it is unknown then which are gone.
+    pub async fn delete(&self, files: &[(Level, TxidRange)]) -> Result<()> {
+        let keys: Result<Vec<_>> = files.iter().map(|(level, txids)| self.layout.file(*level, *txids)).collect();
+        self.client.delete(&keys?).await
+    }
+
+    /// Highest TXID in any level.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn max_txid(&self) -> Result<Option<Txid>> {
+        let levels = try_join_all(Level::all().map(|level| self.max_txid_at(level))).await?;
+        Ok(levels.into_iter().flatten().max())
+    }
+
+    /// Highest TXID in one level.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn max_txid_at(&self, level: Level) -> Result<Option<Txid>> {
+        let files = self.list(level, None, Stamps::Cheap).await?;
+        Ok(files.iter().map(|file| file.txids.max()).max())
+    }
+}
+
+/// Litestream's words for a body that is not an LTX file.
+fn bad_header(err: Error) -> Error {
+    err.context("extract timestamp from LTX header")
+}

@@ -1,0 +1,92 @@
+//! Byte streams over local files and memory.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use tokio::task::JoinHandle;
+
+use super::client::ByteStream;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::{File, blocking, read_full_at};
+
+/// Bytes fetched per visit to the blocking pool: enough that the hop costs nothing beside the copy.
+pub(crate) const CHUNK: usize = 512 * 1024;
+
+/// A stream of one piece.
+#[must_use]
+pub fn once(bytes: impl Into<Bytes>) -> ByteStream {
+    let bytes = bytes.into();
+    stream::once(async move { Ok(bytes) }).boxed()
+}
+
+/// Reads at most [`CHUNK`] bytes of what is left of `range`. Blocks.
+pub(crate) fn read_chunk(file: &dyn File, range: &Range<u64>) -> Result<Bytes> {
+    let left = range.end.saturating_sub(range.start);
+    let mut buf = vec![0; usize::try_from(left).map_or(CHUNK, |n| n.min(CHUNK))];
+    read_full_at(file, &mut buf, range.start)?;
+    Ok(buf.into())
+}
+
+/// The bytes `range` of an open file, reading one chunk ahead of the consumer. `first` is what was
+/// already read from the start of the range.
+pub(crate) fn of_file(file: Arc<dyn File>, mut range: Range<u64>, first: Bytes) -> ByteStream {
+    range.start += first.len() as u64;
+    let state = ReadAhead { file, range, ready: (!first.is_empty()).then_some(first), next: None };
+    stream::try_unfold(state, ReadAhead::step).boxed()
+}
+
+struct ReadAhead {
+    file: Arc<dyn File>,
+    /// What has not been asked for yet.
+    range: Range<u64>,
+    ready: Option<Bytes>,
+    next: Option<JoinHandle<Result<Bytes>>>,
+}
+
+impl ReadAhead {
+    async fn step(mut self) -> Result<Option<(Bytes, Self)>> {
+        let chunk = match (self.ready.take(), self.next.take()) {
+            (Some(ready), _) => ready,
+            (None, Some(pending)) => {
+                pending.await.map_err(|e| Error::new(ErrorKind::Internal, "read ahead").caused_by(e))??
+            }
+            (None, None) if self.range.is_empty() => return Ok(None),
+            (None, None) => {
+                let (file, range) = (self.file.clone(), self.range.clone());
+                let chunk = blocking(move || read_chunk(file.as_ref(), &range)).await?;
+                self.range.start += chunk.len() as u64;
+                chunk
+            }
+        };
+        if !self.range.is_empty() {
+            let (file, range) = (self.file.clone(), self.range.clone());
+            self.range.start = range.end.min(range.start + CHUNK as u64);
+            self.next = Some(tokio::task::spawn_blocking(move || read_chunk(file.as_ref(), &range)));
+        }
+        Ok(Some((chunk, self)))
+    }
+}
+
+/// `range` cut to an object of `size` bytes; all of it if there is none.
+pub(crate) fn clamp(range: Option<Range<u64>>, size: u64) -> Range<u64> {
+    let Some(range) = range else { return 0..size };
+    let start = range.start.min(size);
+    start..range.end.clamp(start, size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::reversed_empty_ranges, reason = "callers may send nonsense")]
+    fn ranges_are_cut_to_the_object() {
+        assert_eq!(clamp(None, 10), 0..10);
+        assert_eq!(clamp(Some(3..u64::MAX), 10), 3..10);
+        assert_eq!(clamp(Some(10..20), 10), 10..10);
+        assert_eq!(clamp(Some(11..20), 10), 10..10);
+        assert_eq!(clamp(Some(7..3), 10), 7..7);
+    }
+}

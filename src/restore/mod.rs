@@ -1,0 +1,18 @@
+//! Bringing databases back: files of a replica → database file.
+//!
+//! Guarantees:
+//! 1. A restore that returns `Ok` has put the exact state of one transaction at the destination.
+//! 2. Every other outcome leaves what was at the destination as it was (`output` has the protocol).
+//! 3. What cannot be proved whole is an error: gaps, wrong names, damaged files, missing pages.
+//! 4. Memory is bounded, whatever the size of the database (but for one bit per page).
+
+mod apply;
+mod bridge;
+mod output;
+mod pages;
+mod plan;
+mod run;
+
+pub use output::Overwrite;
+pub use plan::{Target, check_time, plan};
+pub use run::{Check, IntegrityCheck, Report, Request, plan_for, run};

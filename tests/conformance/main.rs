@@ -1,0 +1,45 @@
+//! One set of tests for every [`ReplicaClient`], wrappers included: what the layers above rely on.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod suite;
+
+use std::sync::Arc;
+
+use litestream::replica::faulty::Faulty;
+use litestream::replica::file::FileClient;
+use litestream::replica::memory::MemoryClient;
+use litestream::sys::World;
+
+/// Runs the suite once per implementation. `$make` yields the client and whatever must outlive it.
+macro_rules! conformance {
+    ($name:ident, $make:expr) => {
+        mod $name {
+            use super::*;
+
+            macro_rules! case {
+                ($case:ident) => {
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    async fn $case() {
+                        let (client, _guard) = $make;
+                        suite::$case(client).await;
+                    }
+                };
+            }
+            suite::for_each_case!(case);
+        }
+    };
+}
+
+conformance!(memory, (Arc::new(MemoryClient::new()), ()));
+
+conformance!(file, {
+    let dir = tempfile::tempdir().unwrap();
+    (Arc::new(FileClient::new(World::system(), dir.path().join("deep/er/replica"))), dir)
+});
+
+conformance!(faulty_over_file, {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = Arc::new(FileClient::new(World::system(), dir.path().to_owned()));
+    (Arc::new(Faulty::new(inner)), dir)
+});

@@ -1,0 +1,348 @@
+//! The cases. Each gets a fresh, empty store.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use litestream::error::{Error, ErrorKind, Result};
+use litestream::replica::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps, once};
+use litestream::types::Timestamp;
+
+type Client = Arc<dyn ReplicaClient>;
+
+/// Names every case once; a new case that is missing here is an unused function.
+macro_rules! for_each_case {
+    ($case:ident) => {
+        $case!(init_can_be_repeated);
+        $case!(an_absent_prefix_is_an_empty_list);
+        $case!(a_list_is_in_key_order_and_starts_after_a_key);
+        $case!(a_list_holds_only_what_is_directly_below_its_prefix);
+        $case!(five_thousand_objects_are_all_listed);
+        $case!(ranges_are_cut_at_the_end_of_the_object);
+        $case!(an_absent_object_is_not_found);
+        $case!(what_was_put_is_read_and_listed_at_once);
+        $case!(a_put_replaces_the_old_object);
+        $case!(a_failing_body_leaves_nothing_behind);
+        $case!(a_failing_body_leaves_the_old_object);
+        $case!(a_body_of_the_wrong_length_is_refused);
+        $case!(an_object_being_written_is_not_seen);
+        $case!(a_reader_keeps_its_object_while_it_is_replaced);
+        $case!(empty_objects_are_objects);
+        $case!(twenty_megabytes_stream_through);
+        $case!(stamps_are_exact_to_the_millisecond);
+        $case!(puts_may_run_at_the_same_time);
+        $case!(puts_of_one_name_never_mix);
+        $case!(deleting_is_idempotent);
+        $case!(names_are_taken_literally);
+    };
+}
+pub(crate) use for_each_case;
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+fn at(millis: i64) -> PutOptions {
+    PutOptions { stamp: Timestamp::from_millis(millis), size: None, modes: None }
+}
+
+const STAMP: i64 = 1_795_221_709_248;
+
+async fn put(client: &Client, name: &str, body: impl Into<Bytes>) -> ObjectMeta {
+    client.put(&key(name), once(body), at(STAMP)).await.unwrap()
+}
+
+async fn read(client: &Client, name: &str) -> Result<Vec<u8>> {
+    collect(client.get(&key(name), None).await?).await
+}
+
+async fn collect(stream: ByteStream) -> Result<Vec<u8>> {
+    let chunks: Vec<Bytes> = stream.try_collect().await?;
+    Ok(chunks.concat())
+}
+
+async fn list(client: &Client, prefix: &str, after: Option<&str>) -> Vec<ObjectMeta> {
+    let after = after.map(key);
+    client.list(&key(prefix), after.as_ref(), Stamps::Exact).try_collect().await.unwrap()
+}
+
+async fn names(client: &Client, prefix: &str, after: Option<&str>) -> Vec<String> {
+    list(client, prefix, after).await.into_iter().map(|object| object.key.as_str().to_owned()).collect()
+}
+
+/// Bytes without a period that a chunk size could hide behind.
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    std::iter::repeat_with(&mut next).take(len).collect()
+}
+
+fn in_chunks(bytes: Vec<u8>, chunk: usize) -> ByteStream {
+    let chunks: Vec<_> = bytes.chunks(chunk).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
+    stream::iter(chunks).boxed()
+}
+
+fn failing_after(bytes: Vec<u8>) -> ByteStream {
+    let broken = Err(Error::new(ErrorKind::Unavailable, "the body broke"));
+    in_chunks(bytes, 100_000).chain(stream::iter([broken])).boxed()
+}
+
+pub(crate) async fn init_can_be_repeated(client: Client) {
+    client.init().await.unwrap();
+    client.init().await.unwrap();
+    assert!(!client.kind().is_empty());
+}
+
+pub(crate) async fn an_absent_prefix_is_an_empty_list(client: Client) {
+    assert!(names(&client, "ltx/0", None).await.is_empty());
+    put(&client, "ltx/1/x.ltx", "x").await;
+    assert!(names(&client, "ltx/0", None).await.is_empty());
+}
+
+pub(crate) async fn a_list_is_in_key_order_and_starts_after_a_key(client: Client) {
+    for name in ["c.ltx", "a.ltx", "B.ltx", "b.ltx", "a-1.ltx", "10.ltx", "9.ltx"] {
+        put(&client, &format!("ltx/0/{name}"), "x").await;
+    }
+    let sorted = ["10.ltx", "9.ltx", "B.ltx", "a-1.ltx", "a.ltx", "b.ltx", "c.ltx"];
+    let all: Vec<String> = sorted.iter().map(|name| format!("ltx/0/{name}")).collect();
+    assert_eq!(names(&client, "ltx/0", None).await, all);
+    assert_eq!(names(&client, "ltx/0", Some("ltx/0/a.ltx")).await, all[5..]);
+    assert_eq!(names(&client, "ltx/0", Some("ltx/0/a.lt")).await, all[4..]);
+    assert_eq!(names(&client, "ltx/0", Some("a")).await, all);
+    assert!(names(&client, "ltx/0", Some("ltx/0/zzz")).await.is_empty());
+}
+
+pub(crate) async fn a_list_holds_only_what_is_directly_below_its_prefix(client: Client) {
+    for name in ["ltx/1/x.ltx", "ltx/10/y.ltx", "ltx/1/deeper/z.ltx", "ltx/x.ltx"] {
+        put(&client, name, "x").await;
+    }
+    assert_eq!(names(&client, "ltx/1", None).await, ["ltx/1/x.ltx"]);
+    assert_eq!(names(&client, "ltx", None).await, ["ltx/x.ltx"]);
+}
+
+pub(crate) async fn five_thousand_objects_are_all_listed(client: Client) {
+    let all: Vec<String> = (1..=5_000_u32).map(|n| format!("ltx/0/{n:016x}-{n:016x}.ltx")).collect();
+    stream::iter(&all).for_each_concurrent(16, |name| async { drop(put(&client, name, "x").await) }).await;
+    assert_eq!(names(&client, "ltx/0", None).await, all);
+    assert_eq!(names(&client, "ltx/0", Some(&all[4_000])).await, all[4_001..]);
+}
+
+pub(crate) async fn ranges_are_cut_at_the_end_of_the_object(client: Client) {
+    put(&client, "a", "0123456789").await;
+    for (range, want) in [
+        (0..10, "0123456789"),
+        (3..5, "34"),
+        (7..u64::MAX, "789"),
+        (9..100, "9"),
+        (10..11, ""),
+        (99..100, ""),
+        (4..4, ""),
+    ] {
+        let got = collect(client.get(&key("a"), Some(range.clone())).await.unwrap()).await.unwrap();
+        assert_eq!(got, want.as_bytes(), "{range:?}");
+    }
+}
+
+pub(crate) async fn an_absent_object_is_not_found(client: Client) {
+    put(&client, "ltx/0/there", "x").await;
+    for absent in ["ltx/0/not", "no/such/directory", "ltx", "ltx/0"] {
+        assert_eq!(read(&client, absent).await.unwrap_err().kind(), ErrorKind::NotFound, "{absent}");
+        let part = client.get(&key(absent), Some(0..0)).await;
+        assert_eq!(part.err().unwrap().kind(), ErrorKind::NotFound, "{absent}");
+    }
+}
+
+pub(crate) async fn what_was_put_is_read_and_listed_at_once(client: Client) {
+    let opts = PutOptions { size: Some(5), ..at(STAMP) };
+    let meta = client.put(&key("ltx/0/a.ltx"), once("hello"), opts).await.unwrap();
+    let want = ObjectMeta { key: key("ltx/0/a.ltx"), size: 5, modified: Timestamp::from_millis(STAMP) };
+    assert_eq!(meta, want);
+    assert_eq!(read(&client, "ltx/0/a.ltx").await.unwrap(), b"hello");
+    assert_eq!(list(&client, "ltx/0", None).await, [want]);
+}
+
+pub(crate) async fn a_put_replaces_the_old_object(client: Client) {
+    put(&client, "ltx/0/a", "a long old body").await;
+    client.put(&key("ltx/0/a"), once("new"), at(STAMP + 1)).await.unwrap();
+    assert_eq!(read(&client, "ltx/0/a").await.unwrap(), b"new");
+    let objects = list(&client, "ltx/0", None).await;
+    assert_eq!(objects.len(), 1);
+    assert_eq!((objects[0].size, objects[0].modified.millis()), (3, STAMP + 1));
+}
+
+pub(crate) async fn a_failing_body_leaves_nothing_behind(client: Client) {
+    for len in [0, 10, 3_000_000] {
+        let err = client.put(&key("ltx/0/a"), failing_after(noise(len, 1)), at(STAMP)).await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Unavailable);
+        assert!(names(&client, "ltx/0", None).await.is_empty(), "{len}");
+        assert_eq!(read(&client, "ltx/0/a").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
+
+pub(crate) async fn a_failing_body_leaves_the_old_object(client: Client) {
+    put(&client, "ltx/0/a", "old").await;
+    client.put(&key("ltx/0/a"), failing_after(noise(3_000_000, 1)), at(STAMP + 1)).await.unwrap_err();
+    assert_eq!(read(&client, "ltx/0/a").await.unwrap(), b"old");
+    assert_eq!(list(&client, "ltx/0", None).await[0].modified.millis(), STAMP);
+}
+
+pub(crate) async fn a_body_of_the_wrong_length_is_refused(client: Client) {
+    for size in [4, 6] {
+        let opts = PutOptions { size: Some(size), ..at(STAMP) };
+        client.put(&key("ltx/0/a"), once("hello"), opts).await.unwrap_err();
+        assert!(names(&client, "ltx/0", None).await.is_empty());
+    }
+}
+
+pub(crate) async fn an_object_being_written_is_not_seen(client: Client) {
+    let (tx, rx) = futures::channel::oneshot::channel::<()>();
+    let rest = stream::once(async move {
+        let _ = rx.await;
+        Ok(Bytes::from_static(b"end"))
+    });
+    let body: ByteStream = in_chunks(noise(2_000_000, 1), 600_000).chain(rest).boxed();
+    let writer = tokio::spawn({
+        let client = client.clone();
+        async move { client.put(&key("ltx/0/a"), body, at(STAMP)).await }
+    });
+    for _ in 0..50 {
+        assert!(names(&client, "ltx/0", None).await.is_empty());
+        assert_eq!(read(&client, "ltx/0/a").await.unwrap_err().kind(), ErrorKind::NotFound);
+        tokio::task::yield_now().await;
+    }
+    tx.send(()).unwrap();
+    writer.await.unwrap().unwrap();
+    assert_eq!(list(&client, "ltx/0", None).await[0].size, 2_000_003);
+}
+
+pub(crate) async fn a_reader_keeps_its_object_while_it_is_replaced(client: Client) {
+    let old = noise(3_000_000, 1);
+    put(&client, "a", old.clone()).await;
+    let mut stream = client.get(&key("a"), None).await.unwrap();
+    let first = stream.next().await.unwrap().unwrap();
+    put(&client, "a", noise(3_000_000, 2)).await;
+    client.delete(&[key("a")]).await.unwrap();
+    let rest = collect(stream).await;
+    // A store may break off; it must not go on with bytes of another object.
+    if let Ok(rest) = rest {
+        assert!(old == [&first[..], &rest].concat());
+    }
+}
+
+pub(crate) async fn empty_objects_are_objects(client: Client) {
+    client.put(&key("ltx/0/a"), once(""), PutOptions { size: Some(0), ..at(STAMP) }).await.unwrap();
+    client.put(&key("ltx/0/b"), stream::empty().boxed(), at(STAMP)).await.unwrap();
+    assert_eq!(read(&client, "ltx/0/a").await.unwrap(), b"");
+    assert_eq!(read(&client, "ltx/0/b").await.unwrap(), b"");
+    let sizes: Vec<u64> = list(&client, "ltx/0", None).await.iter().map(|o| o.size).collect();
+    assert_eq!(sizes, [0, 0]);
+}
+
+pub(crate) async fn twenty_megabytes_stream_through(client: Client) {
+    let body = noise(20 << 20, 7);
+    for (chunk, size) in [(1_000, None), (524_288, Some(20 << 20)), (9_999_999, None)] {
+        let opts = PutOptions { size, ..at(STAMP) };
+        let meta = client.put(&key("big"), in_chunks(body.clone(), chunk), opts).await.unwrap();
+        assert_eq!(meta.size, 20 << 20);
+        assert!(read(&client, "big").await.unwrap() == body, "chunks of {chunk}");
+    }
+    let tail = client.get(&key("big"), Some(15_000_001..u64::MAX)).await.unwrap();
+    assert!(collect(tail).await.unwrap() == body[15_000_001..]);
+}
+
+pub(crate) async fn stamps_are_exact_to_the_millisecond(client: Client) {
+    let stamps = [STAMP, STAMP + 1, STAMP + 999, 1, 1_000_000_000_999];
+    for (n, stamp) in stamps.iter().enumerate() {
+        client.put(&key(&format!("ltx/0/{n}")), once("x"), at(*stamp)).await.unwrap();
+    }
+    let listed: Vec<i64> = list(&client, "ltx/0", None).await.iter().map(|o| o.modified.millis()).collect();
+    assert_eq!(listed, stamps);
+}
+
+pub(crate) async fn puts_may_run_at_the_same_time(client: Client) {
+    let puts = (0..40_u64).map(|n| {
+        let client = client.clone();
+        async move {
+            let body = noise(100_000 + n as usize * 10_000, n);
+            client.put(&key(&format!("ltx/{}/{n}", n % 3)), in_chunks(body, 30_000), at(STAMP)).await
+        }
+    });
+    try_join_all(puts).await.unwrap();
+    for n in 0..40_u64 {
+        let got = read(&client, &format!("ltx/{}/{n}", n % 3)).await.unwrap();
+        assert!(got == noise(100_000 + n as usize * 10_000, n), "{n}");
+    }
+}
+
+pub(crate) async fn puts_of_one_name_never_mix(client: Client) {
+    let body = |n: u64| noise(700_000 + n as usize * 1_000, n);
+    let puts = (0..8_u64).map(|n| {
+        let client = client.clone();
+        tokio::spawn(async move { client.put(&key("ltx/0/a"), in_chunks(body(n), 50_000), at(STAMP)).await })
+    });
+    for done in futures::future::join_all(puts).await {
+        done.unwrap().unwrap();
+    }
+    let got = read(&client, "ltx/0/a").await.unwrap();
+    assert!((0..8).any(|n| got == body(n)));
+    assert_eq!(names(&client, "ltx/0", None).await, ["ltx/0/a"]);
+}
+
+pub(crate) async fn deleting_is_idempotent(client: Client) {
+    client.delete(&[]).await.unwrap();
+    client.delete(&[key("no/such/thing"), key("nothing")]).await.unwrap();
+    put(&client, "ltx/0/a", "x").await;
+    put(&client, "ltx/0/b", "x").await;
+    client.delete(&[key("ltx/0/a"), key("ltx/0/absent"), key("ltx/0/a")]).await.unwrap();
+    assert_eq!(names(&client, "ltx/0", None).await, ["ltx/0/b"]);
+    assert_eq!(read(&client, "ltx/0/a").await.unwrap_err().kind(), ErrorKind::NotFound);
+    client.delete(&[key("ltx/0/a")]).await.unwrap();
+}
+
+pub(crate) async fn names_are_taken_literally(client: Client) {
+    let hostile = [
+        "...",
+        "%2e%2e",
+        "%2F",
+        "*",
+        "?",
+        "[a]",
+        "a b",
+        "a+b",
+        "é",
+        "日本語",
+        "x%00y",
+        "&amp;",
+        "<x>",
+        "'",
+        "\"",
+        "\\",
+        "~",
+        "$HOME",
+        "-rf",
+        "a=b&c",
+        "#f",
+        "COM1",
+        "{a,b}",
+        "a;b",
+        "@",
+        ".hidden",
+    ];
+    for name in hostile {
+        put(&client, &format!("odd names/{name}"), name).await;
+    }
+    let mut want: Vec<String> = hostile.iter().map(|name| format!("odd names/{name}")).collect();
+    want.sort();
+    assert_eq!(names(&client, "odd names", None).await, want);
+    for name in hostile {
+        assert_eq!(read(&client, &format!("odd names/{name}")).await.unwrap(), name.as_bytes(), "{name}");
+    }
+    client.delete(&hostile.map(|name| key(&format!("odd names/{name}")))).await.unwrap();
+    assert!(names(&client, "odd names", None).await.is_empty());
+}
