@@ -9,4 +9,5 @@ pub mod ltx;
 pub mod replica;
 pub mod restore;
 pub mod sys;
+pub mod telemetry;
 pub mod types;
