@@ -3,6 +3,7 @@
 //!
 //! `docs/architecture.md` shows the house: who may import whom, and the guarantees by number.
 
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod ltx;
