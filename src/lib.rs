@@ -9,6 +9,8 @@ pub mod error;
 pub mod ltx;
 pub mod replica;
 pub mod restore;
+pub mod sqlite;
 pub mod sys;
 pub mod telemetry;
 pub mod types;
+pub mod wal;

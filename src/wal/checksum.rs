@@ -1,0 +1,38 @@
+//! The cumulative checksum that chains the frames of a WAL.
+
+/// Two running 32-bit sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct WalChecksum {
+    /// First sum.
+    pub s0: u32,
+    /// Second sum.
+    pub s1: u32,
+}
+
+impl WalChecksum {
+    /// Continues the chain over `data`, whose length must be a multiple of 8; a rest is ignored.
+    #[must_use]
+    pub fn update(self, big_endian: bool, data: &[u8]) -> Self {
+        let (mut s0, mut s1) = (self.s0, self.s1);
+        let (pairs, _) = data.as_chunks::<8>();
+        if big_endian {
+            for &[a, b, c, d, e, f, g, h] in pairs {
+                s0 = s0.wrapping_add(u32::from_be_bytes([a, b, c, d])).wrapping_add(s1);
+                s1 = s1.wrapping_add(u32::from_be_bytes([e, f, g, h])).wrapping_add(s0);
+            }
+        } else {
+            for &[a, b, c, d, e, f, g, h] in pairs {
+                s0 = s0.wrapping_add(u32::from_le_bytes([a, b, c, d])).wrapping_add(s1);
+                s1 = s1.wrapping_add(u32::from_le_bytes([e, f, g, h])).wrapping_add(s0);
+            }
+        }
+        Self { s0, s1 }
+    }
+
+    /// From the stored form: two big-endian words, whatever order the sums were made in.
+    #[must_use]
+    pub fn decode(bytes: [u8; 8]) -> Self {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        Self { s0: u32::from_be_bytes([a, b, c, d]), s1: u32::from_be_bytes([e, f, g, h]) }
+    }
+}

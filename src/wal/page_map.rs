@@ -1,0 +1,149 @@
+//! Which frame holds the newest committed copy of each page in a stretch of the log.
+
+use std::collections::HashMap;
+
+use super::checksum::WalChecksum;
+use super::frame::FrameHeader;
+use super::reader::{FrameReader, Step, Stop};
+use crate::error::{Error, Result};
+use crate::sys::{File, read_full_at};
+use crate::types::{PageSize, Pgno};
+
+/// Frames kept in memory per map, so that a small sync reads the log once.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Newest committed frame of each page. Built from one or more segments, later ones winning.
+#[derive(Debug, Default)]
+pub struct PageMap {
+    frames: HashMap<Pgno, u64>,
+    /// Database size in pages after the last transaction; 0 while there is none.
+    commit: u32,
+    cache: Vec<u8>,
+    cached: HashMap<u64, usize>,
+}
+
+/// A stretch of the log that was read up to a commit frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// End of the last committed frame; the start offset if there is none.
+    pub end: u64,
+    /// Chain at `end`.
+    pub checksum: WalChecksum,
+    /// Transactions found.
+    pub commits: u64,
+    /// Whether reading stopped at the byte limit rather than where the chain stops.
+    pub limited: bool,
+    /// Why the chain stops, when it was followed to its end.
+    pub stop: Option<Stop>,
+}
+
+impl PageMap {
+    /// Adds the committed transactions that `reader` finds. With a `limit` reading stops at the
+    /// first commit frame that ends at least so many bytes after the start.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn read(&mut self, mut reader: FrameReader<'_>, limit: Option<u64>) -> Result<Segment> {
+        let start = reader.offset();
+        let mut segment = Segment { end: start, checksum: reader.checksum(), commits: 0, limited: false, stop: None };
+        let mut pending: HashMap<Pgno, u64> = HashMap::new();
+        loop {
+            let committed = match reader.step()? {
+                Step::Stop(stop) => {
+                    segment.stop = Some(stop);
+                    break;
+                }
+                Step::Frame { offset, pgno, commit, bytes } => {
+                    pending.insert(pgno, offset);
+                    if self.cache.len() + bytes.len() <= CACHE_BYTES {
+                        self.cached.insert(offset, self.cache.len());
+                        self.cache.extend_from_slice(bytes);
+                    }
+                    commit
+                }
+            };
+            if committed == 0 {
+                continue;
+            }
+            self.frames.extend(pending.drain());
+            self.commit = committed;
+            segment.end = reader.offset();
+            segment.checksum = reader.checksum();
+            segment.commits += 1;
+            if limit.is_some_and(|limit| segment.end - start >= limit) {
+                segment.limited = true;
+                break;
+            }
+        }
+        Ok(segment)
+    }
+
+    /// Forgets pages beyond the final size: the database shrank.
+    pub fn drop_beyond_commit(&mut self) {
+        let commit = self.commit;
+        self.frames.retain(|pgno, _| pgno.get() <= commit);
+    }
+
+    /// Database size in pages after the last transaction; 0 while there is none.
+    #[must_use]
+    pub fn commit(&self) -> u32 {
+        self.commit
+    }
+
+    /// Whether a committed copy of the page was found.
+    #[must_use]
+    pub fn contains(&self, pgno: Pgno) -> bool {
+        self.frames.contains_key(&pgno)
+    }
+
+    /// Number of pages.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether no page was found.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// The pages, ascending.
+    #[must_use]
+    pub fn pages(&self) -> Vec<Pgno> {
+        let mut pages: Vec<Pgno> = self.frames.keys().copied().collect();
+        pages.sort_unstable();
+        pages
+    }
+
+    /// Copies a page out of the log. `false` if the map does not have it. Frames that were not
+    /// kept in memory are read again, and their header is checked again: the log may have been
+    /// restarted since (`spec: replication` D13).
+    ///
+    /// # Errors
+    /// `Changed` if the frame is no longer the one that was mapped; I/O errors.
+    pub fn copy_page(&self, pgno: Pgno, wal: &dyn File, page_size: PageSize, out: &mut [u8]) -> Result<bool> {
+        let Some(&offset) = self.frames.get(&pgno) else { return Ok(false) };
+        let size = FrameHeader::SIZE + page_size.len();
+        if let Some(&at) = self.cached.get(&offset) {
+            out.copy_from_slice(&self.cache[at + FrameHeader::SIZE..at + size]);
+            return Ok(true);
+        }
+        let mut head = [0; FrameHeader::SIZE];
+        read_full_at(wal, &mut head, offset).map_err(|e| e.context("read wal frame"))?;
+        if FrameHeader::decode(&head).pgno != Some(pgno) {
+            return Err(Error::new(
+                crate::error::ErrorKind::Changed,
+                format!("wal frame at {offset} changed while it was read"),
+            ));
+        }
+        read_full_at(wal, out, offset + FrameHeader::SIZE as u64).map_err(|e| e.context("read wal frame"))?;
+        Ok(true)
+    }
+
+    /// Whether every frame of the map is in memory, so that the log may be reused.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        self.frames.values().all(|offset| self.cached.contains_key(offset))
+    }
+}
