@@ -6,10 +6,8 @@
 //! the left is the one reported, in Go's words. So this module walks the arguments once, checks each
 //! value, and hands clap a normalised line (`--name=value … -- positionals`) that cannot fail.
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
-use jiff::SignedDuration;
-
 use crate::types::{Txid, parse_duration};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 /// What the user can say to one command.
 #[derive(Debug)]
@@ -105,11 +103,6 @@ impl Matches {
     /// A text, if given.
     pub(super) fn text_opt(&self, name: &str) -> Option<&str> {
         self.flags.get_one::<String>(name).map(String::as_str)
-    }
-
-    /// A duration, if given.
-    pub(super) fn duration(&self, name: &str) -> Option<SignedDuration> {
-        self.flags.get_one::<SignedDuration>(name).copied()
     }
 
     /// A number, if given.

@@ -5,7 +5,10 @@
 
 mod databases;
 mod flags;
+mod ltx;
 mod output;
+mod restore;
+mod source;
 mod usage;
 mod version;
 
@@ -20,7 +23,12 @@ use flags::{CommandSpec, Matches, Parsed};
 type Run = fn(&mut App, &Matches) -> Result<(), Failure>;
 
 /// Every command, in the order of the help text.
-static COMMANDS: [(&CommandSpec, Run); 2] = [(&databases::SPEC, databases::run), (&version::SPEC, version::run)];
+static COMMANDS: [(&CommandSpec, Run); 4] = [
+    (&databases::SPEC, databases::run),
+    (&ltx::SPEC, ltx::run),
+    (&restore::SPEC, restore::run),
+    (&version::SPEC, version::run),
+];
 
 /// What every command works with.
 #[derive(Debug)]
@@ -61,6 +69,15 @@ impl App {
         let level = telemetry::parse_level(self.env.get("LOG_LEVEL").unwrap_or_default());
         telemetry::init(LogSettings { level, stream, ..LogSettings::default() }, self.world.clock.clone());
     }
+}
+
+/// Runs the asynchronous part of a command.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|err| Error::io("start runtime", err))?;
+    runtime.block_on(work)
 }
 
 /// Why a command did not succeed.
