@@ -60,7 +60,7 @@ pub(super) fn run(app: &mut App, matches: &Matches) -> Result<(), Failure> {
         _ => return Err(Failure::new("too many arguments")),
     };
     if named.is_empty() {
-        return Err(Failure::with_hint("database path or replica URL required", "litestream ltx /path/to/db"));
+        return Err(Failure::with_try("database path or replica URL required", "litestream ltx /path/to/db"));
     }
     let source = if is_replica_url(named) {
         refuse_config(matches)?;

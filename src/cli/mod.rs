@@ -83,26 +83,26 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 /// Why a command did not succeed.
 #[derive(Debug)]
 enum Failure {
-    /// `Error: …`, and a line of advice.
-    Said { message: String, hint: Option<String> },
+    /// `Error: …`, and a line of advice in full.
+    Said { message: String, advice: Option<String> },
     /// Nobody is left to read what we print.
     Quiet,
 }
 
 impl Failure {
     fn new(message: impl Into<String>) -> Self {
-        Self::Said { message: message.into(), hint: None }
+        Self::Said { message: message.into(), advice: None }
     }
 
-    /// An error that ends with something to try.
-    fn with_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Said { message: message.into(), hint: Some(hint.into()) }
+    /// An error that ends with a command to try.
+    fn with_try(message: impl Into<String>, command: impl std::fmt::Display) -> Self {
+        Self::Said { message: message.into(), advice: Some(format!("Try: {command}")) }
     }
 }
 
 impl From<Error> for Failure {
     fn from(err: Error) -> Self {
-        Self::Said { message: err.to_string(), hint: err.hint_text().map(str::to_owned) }
+        Self::Said { message: err.to_string(), advice: err.hint_text().map(|hint| format!("Hint: {hint}")) }
     }
 }
 
@@ -119,9 +119,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     match outcome {
         Ok(code) => code,
         Err(Failure::Quiet) => 1,
-        Err(Failure::Said { message, hint }) => {
-            let hint = hint.map_or_else(String::new, |hint| format!("Try: {hint}\n"));
-            output::print_err(&format!("Error: {message}\n{hint}"));
+        Err(Failure::Said { message, advice }) => {
+            let advice = advice.map_or_else(String::new, |advice| format!("{advice}\n"));
+            output::print_err(&format!("Error: {message}\n{advice}"));
             1
         }
     }

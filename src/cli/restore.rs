@@ -75,7 +75,7 @@ pub(super) fn run(app: &mut App, matches: &Matches) -> Result<(), Failure> {
         _ => return Err(Failure::new("too many arguments")),
     };
     if named.is_empty() {
-        return Err(Failure::with_hint(
+        return Err(Failure::with_try(
             "database path or replica URL required",
             "litestream restore -o /path/to/db s3://bucket/prefix",
         ));
@@ -94,7 +94,7 @@ pub(super) fn run(app: &mut App, matches: &Matches) -> Result<(), Failure> {
     if is_url {
         refuse_config(matches)?;
         if matches.text("o").is_empty() {
-            return Err(Failure::with_hint(
+            return Err(Failure::with_try(
                 "-o is required when restoring from a replica URL",
                 format!("litestream restore -o /path/to/db {named}"),
             ));
