@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
@@ -69,7 +69,7 @@ fn a_database_gets_its_defaults() {
     assert_eq!(db.max_sync_wal_bytes, Some(64 << 20));
     assert_eq!(db.replica.sync_interval, Duration::from_secs(1));
     assert_eq!(db.replica.max_sync_ltx_files, Some(256));
-    assert!(matches!(db.replica.kind, ReplicaKind::File(f) if f.path == PathBuf::from("/here/rep")));
+    assert!(matches!(db.replica.kind, ReplicaKind::File(f) if f.path == Path::new("/here/rep")));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn repeated_mappings_merge_and_merge_keys_act_where_they_stand() {
     assert_eq!(build_first(text).unwrap().replica.sync_interval, Duration::from_secs(9));
     let text = "x: &x {path: /shared, sync-interval: 3s}\ndbs:\n  - path: /a\n    replica: {path: /own, <<: *x}\n";
     let db = build_first(text).unwrap();
-    assert!(matches!(db.replica.kind, ReplicaKind::File(f) if f.path == PathBuf::from("/shared")));
+    assert!(matches!(db.replica.kind, ReplicaKind::File(f) if f.path == Path::new("/shared")));
 }
 
 #[test]
