@@ -24,7 +24,7 @@ mod order;
 mod page;
 mod source;
 
-pub use checksum::page_checksum;
+pub use checksum::{crc64, page_checksum};
 pub use decoder::{Decoder, Summary, verify};
 pub use encoder::Encoder;
 pub use header::{Header, Trailer, WalPos};
