@@ -3,6 +3,8 @@
 //!
 //! `docs/architecture.md` shows the house: who may import whom, and the guarantees by number.
 
+pub mod cli;
+pub mod config;
 pub mod db;
 pub mod error;
 pub mod ltx;
@@ -10,5 +12,6 @@ pub mod replica;
 pub mod restore;
 pub mod sqlite;
 pub mod sys;
+pub mod telemetry;
 pub mod types;
 pub mod wal;

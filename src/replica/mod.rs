@@ -3,6 +3,7 @@
 //! [`ReplicaClient`] is the seam: keys and bytes. [`Replica`] speaks of levels and TXIDs. Backends
 //! live in one file each; retries, limits and faults are wrappers over the same trait.
 
+mod build;
 mod client;
 pub mod faulty;
 pub mod file;
@@ -13,6 +14,7 @@ mod reader;
 mod replica;
 mod stream;
 
+pub use build::build;
 pub use client::{ByteStream, Key, Modes, ObjectMeta, PutOptions, ReplicaClient, Stamps};
 pub use layout::Layout;
 pub use replica::{FileInfo, Replica};

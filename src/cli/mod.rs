@@ -1,0 +1,167 @@
+//! The command line: the only code that prints results, parses flags or chooses exit codes.
+//!
+//! A command is a [`CommandSpec`](flags::CommandSpec) (what can be said to it) and a function (what
+//! it does); [`COMMANDS`] lists them in the order of the help text.
+
+mod databases;
+mod flags;
+mod ltx;
+mod output;
+mod restore;
+mod source;
+mod usage;
+mod version;
+
+use std::ffi::OsString;
+
+use crate::config::{self, Config, Environment, ExpandEnv, LogFormat, LoggingSettings, Surroundings};
+use crate::error::Error;
+use crate::sys::World;
+use crate::telemetry::{self, LogSettings, LogStream, Shape};
+use flags::{CommandSpec, Matches, Parsed};
+
+type Run = fn(&mut App, &Matches) -> Result<(), Failure>;
+
+/// Every command, in the order of the help text.
+static COMMANDS: [(&CommandSpec, Run); 4] = [
+    (&databases::SPEC, databases::run),
+    (&ltx::SPEC, ltx::run),
+    (&restore::SPEC, restore::run),
+    (&version::SPEC, version::run),
+];
+
+/// What every command works with.
+#[derive(Debug)]
+struct App {
+    world: World,
+    env: Environment,
+}
+
+impl App {
+    fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings { env: &self.env, fs: self.world.fs.as_ref() }
+    }
+
+    /// Loads the configuration named by `-config` and logs from now on as it says.
+    fn load_config(&self, matches: &Matches) -> Result<Config, Failure> {
+        let expand = if matches.on("no-expand-env") { ExpandEnv::No } else { ExpandEnv::Yes };
+        let config = config::load(matches.text("config"), expand, self.surroundings())?;
+        self.log_as(&config.logging);
+        Ok(config)
+    }
+
+    fn log_as(&self, logging: &LoggingSettings) {
+        let settings = LogSettings {
+            level: telemetry::parse_level(&logging.level),
+            shape: match logging.format {
+                LogFormat::Text => Shape::Text,
+                LogFormat::Json => Shape::Json,
+                LogFormat::Pretty => Shape::Pretty,
+            },
+            stream: if logging.stderr { LogStream::Stderr } else { LogStream::Stdout },
+            source: logging.source,
+        };
+        telemetry::init(settings, self.world.clock.clone());
+    }
+
+    /// Logs as before any configuration is read: text, INFO unless `LOG_LEVEL` says otherwise.
+    fn log_to(&self, stream: LogStream) {
+        let level = telemetry::parse_level(self.env.get("LOG_LEVEL").unwrap_or_default());
+        telemetry::init(LogSettings { level, stream, ..LogSettings::default() }, self.world.clock.clone());
+    }
+}
+
+/// Runs the asynchronous part of a command.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|err| Error::io("start runtime", err))?;
+    runtime.block_on(work)
+}
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+enum Failure {
+    /// `Error: …`, and a line of advice in full.
+    Said { message: String, advice: Option<String> },
+    /// Nobody is left to read what we print.
+    Quiet,
+}
+
+impl Failure {
+    fn new(message: impl Into<String>) -> Self {
+        Self::Said { message: message.into(), advice: None }
+    }
+
+    /// An error that ends with a command to try.
+    fn with_try(message: impl Into<String>, command: impl std::fmt::Display) -> Self {
+        Self::Said { message: message.into(), advice: Some(format!("Try: {command}")) }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(err: Error) -> Self {
+        Self::Said { message: err.to_string(), advice: err.hint_text().map(|hint| format!("Hint: {hint}")) }
+    }
+}
+
+/// Runs the program: arguments (with the program's own name first) in, exit code out.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let mut app = App { world: World::system(), env: Environment::capture() };
+    app.log_to(LogStream::Stdout);
+    let outcome = args
+        .into_iter()
+        .skip(1)
+        .map(|arg| arg.into_string().map_err(|bad| Failure::new(format!("argument is not valid UTF-8: {bad:?}"))))
+        .collect::<Result<Vec<String>, Failure>>()
+        .and_then(|args| dispatch(&mut app, &args));
+    match outcome {
+        Ok(code) => code,
+        Err(Failure::Quiet) => 1,
+        Err(Failure::Said { message, advice }) => {
+            let advice = advice.map_or_else(String::new, |advice| format!("{advice}\n"));
+            output::print_err(&format!("Error: {message}\n{advice}"));
+            1
+        }
+    }
+}
+
+/// The literal spellings that make a request for help a success (`spec: cli` §2).
+fn asks_for_help(args: &[String]) -> bool {
+    args.iter().any(|arg| matches!(arg.as_str(), "-h" | "-help" | "--help"))
+}
+
+fn dispatch(app: &mut App, args: &[String]) -> Result<u8, Failure> {
+    let help_code = u8::from(!asks_for_help(args));
+    let (word, rest) = match args {
+        [word, rest @ ..] => (word.as_str(), rest),
+        [] => ("", args),
+    };
+    if word == "help" || word.is_empty() || word.starts_with('-') {
+        let specs: Vec<&CommandSpec> = COMMANDS.iter().map(|(spec, _)| *spec).collect();
+        output::print(&usage::top(&specs))?;
+        return Ok(if word == "help" { 0 } else { help_code });
+    }
+    let name = match word {
+        "wal" => {
+            output::print_err("Warning: 'wal' command is deprecated, please use 'ltx' instead\n");
+            "ltx"
+        }
+        other => other,
+    };
+    let Some((spec, run)) = COMMANDS.iter().find(|(spec, _)| spec.name == name) else {
+        return Err(Failure::new(format!("litestream {word}: unknown command")));
+    };
+    let usage = || usage::command(spec, app.surroundings().default_config_path());
+    match flags::parse(spec, rest) {
+        Parsed::Matched(matches) => run(app, &matches).map(|()| 0),
+        Parsed::Help => output::print(&usage()).map(|()| help_code),
+        Parsed::Wrong(message) => {
+            // The reference says it twice, around the help text.
+            output::print_err(&format!("{message}\n"));
+            output::print(&usage())?;
+            Err(Failure::new(message))
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The configuration's meaning: validated, with every default filled in.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
+use super::raw::RawDb;
+use super::replica::{self, ReplicaSettings};
+use super::{Surroundings, defaults};
+use crate::error::{Error, Result};
+
+/// A whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Listen address of the metrics server.
+    pub addr: Option<String>,
+    /// Listen address of the MCP server.
+    pub mcp_addr: Option<String>,
+    /// Command line of the child process.
+    pub exec: Option<String>,
+    /// Control socket.
+    pub socket: SocketSettings,
+    /// Log output.
+    pub logging: LoggingSettings,
+    /// Intervals of compaction levels 1, 2, …; the store accepts at most eight.
+    pub levels: Vec<Duration>,
+    /// Snapshots.
+    pub snapshot: SnapshotSettings,
+    /// Whether anything is ever deleted from replicas.
+    pub retention_enabled: bool,
+    /// Time between checks of the replica's contiguity.
+    pub validation_interval: Option<Duration>,
+    /// How long level-0 files stay after compaction; `None` = for ever.
+    pub l0_retention: Option<Duration>,
+    /// How often that is looked at.
+    pub l0_retention_check_interval: Duration,
+    /// Check contiguity after each compaction.
+    pub verify_compaction: bool,
+    /// Where to report that all is well.
+    pub heartbeat: Option<HeartbeatSettings>,
+    /// The final sync.
+    pub shutdown: ShutdownSettings,
+    /// Databases and directories of databases, in file order.
+    pub dbs: Vec<DbEntry>,
+}
+
+impl Config {
+    /// Builds every database, in file order.
+    ///
+    /// # Errors
+    /// The first one that cannot be built.
+    pub fn build_all(&self, around: Surroundings<'_>) -> Result<Vec<DbSettings>> {
+        self.dbs.iter().map(|entry| entry.build(around)).collect()
+    }
+
+    /// The entry of a database file, by its expanded path.
+    #[must_use]
+    pub fn find(&self, path: &Path) -> Option<&DbEntry> {
+        self.dbs.iter().find(|entry| matches!(&entry.place, Place::File(p) if p == path))
+    }
+}
+
+/// `socket:`
+#[derive(Debug, Clone)]
+pub struct SocketSettings {
+    /// Whether it is opened.
+    pub enabled: bool,
+    /// Verbatim; may be empty, which the server refuses.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub permissions: u32,
+}
+
+/// `logging:`
+#[derive(Debug, Clone, Default)]
+pub struct LoggingSettings {
+    /// As written, or `LOG_LEVEL`.
+    pub level: String,
+    /// Shape of a line.
+    pub format: LogFormat,
+    /// To stderr instead of stdout.
+    pub stderr: bool,
+    /// With file and line of the statement.
+    pub source: bool,
+}
+
+/// `logging.type`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// `key=value`
+    #[default]
+    Text,
+    /// One object per line.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// `snapshot:`
+#[derive(Debug, Clone, Copy)]
+pub struct SnapshotSettings {
+    /// Time between snapshots.
+    pub interval: Duration,
+    /// How long a snapshot and what follows it are kept.
+    pub retention: Duration,
+}
+
+/// `heartbeat-url`, `heartbeat-interval`
+#[derive(Debug, Clone)]
+pub struct HeartbeatSettings {
+    /// `http://` or `https://`; may hold a secret token.
+    pub url: String,
+    /// Time between pings.
+    pub interval: Duration,
+}
+
+/// `shutdown-sync-*`
+#[derive(Debug, Clone, Copy)]
+pub struct ShutdownSettings {
+    /// How long the final sync is retried; zero = one attempt.
+    pub timeout: Duration,
+    /// Pause between attempts.
+    pub interval: Duration,
+}
+
+/// One entry of `dbs:`, validated but not yet built: a command may need only one of them, and an
+/// error in another must not stand in its way.
+#[derive(Debug, Clone)]
+pub struct DbEntry {
+    pub(super) place: Place,
+    pub(super) raw: RawDb,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    File(PathBuf),
+    Dir,
+}
+
+/// One database.
+#[derive(Debug, Clone)]
+pub struct DbSettings {
+    /// Absolute and clean.
+    pub path: PathBuf,
+    /// Local state.
+    pub meta_path: PathBuf,
+    /// How often the WAL is looked at; `None` = never.
+    pub monitor_interval: Option<Duration>,
+    /// Time between passive checkpoints; `None` = off.
+    pub checkpoint_interval: Option<Duration>,
+    /// SQLite's busy timeout.
+    pub busy_timeout: Duration,
+    /// WAL pages from which a passive checkpoint is tried. Zero is refused when the store opens.
+    pub min_checkpoint_page_count: u64,
+    /// WAL pages from which a truncating checkpoint is forced; `None` = off.
+    pub truncate_page_n: Option<u64>,
+    /// WAL bytes taken per sync pass; `None` = no limit.
+    pub max_sync_wal_bytes: Option<u64>,
+    /// Restore at start when the file is absent.
+    pub restore_if_db_not_exists: bool,
+    /// Where it goes.
+    pub replica: ReplicaSettings,
+}
+
+impl DbEntry {
+    /// Sets `restore-if-db-not-exists`, which a flag can do for all databases.
+    pub fn restore_if_missing(&mut self) {
+        self.raw.restore_if_db_not_exists = true;
+    }
+
+    /// Resolves the database and its replica (`spec: config` §9 B).
+    ///
+    /// # Errors
+    /// Whatever is missing, contradictory, or not part of this build.
+    pub fn build(&self, around: Surroundings<'_>) -> Result<DbSettings> {
+        let raw = &self.raw;
+        let Place::File(path) = &self.place else {
+            return Err(Error::invalid(format!(
+                "database directories are not available in this build yet (setting 'dir': {})",
+                raw.dir
+            )));
+        };
+        let replica = match (&raw.replica, raw.replicas.as_slice()) {
+            (Some(_), [_, ..]) => {
+                return Err(Error::invalid("cannot specify 'replica' and 'replicas' on a database"));
+            }
+            (Some(replica), []) | (None, [Some(replica)]) => replica,
+            (None, [_, _, ..]) => {
+                return Err(Error::invalid("multiple replicas on a single database are no longer supported"));
+            }
+            (None, _) => return Err(Error::invalid("must specify replica for database")),
+        };
+        let replica = replica::build(replica, around)?;
+        let meta_path = match &raw.meta_path {
+            Some(meta) => around.expand(meta)?,
+            None => default_meta_path(path),
+        };
+        Ok(DbSettings {
+            path: path.clone(),
+            meta_path,
+            monitor_interval: positive(raw.monitor_interval.unwrap_or(defaults::MONITOR_INTERVAL)),
+            checkpoint_interval: positive(raw.checkpoint_interval.unwrap_or(defaults::CHECKPOINT_INTERVAL)),
+            busy_timeout: defaults::unsigned(raw.busy_timeout.unwrap_or(defaults::BUSY_TIMEOUT)),
+            min_checkpoint_page_count: raw
+                .min_checkpoint_page_count
+                .map_or(defaults::MIN_CHECKPOINT_PAGE_COUNT, |n| n as i64)
+                .try_into()
+                .unwrap_or(0),
+            truncate_page_n: match raw.truncate_page_n {
+                None | Some(0) => u64::try_from(defaults::TRUNCATE_PAGE_N).ok(),
+                Some(n) => u64::try_from(n).ok(),
+            },
+            max_sync_wal_bytes: u64::try_from(raw.max_sync_wal_bytes.unwrap_or(defaults::MAX_SYNC_WAL_BYTES))
+                .ok()
+                .filter(|n| *n > 0),
+            restore_if_db_not_exists: raw.restore_if_db_not_exists,
+            replica,
+        })
+    }
+}
+
+/// `<dir>/.<file>-litestream`
+fn default_meta_path(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push("-litestream");
+    path.with_file_name(name)
+}
+
+/// A duration that can be switched off by zero or less.
+pub(super) fn positive(d: SignedDuration) -> Option<Duration> {
+    if d.is_positive() { Duration::try_from(d).ok() } else { None }
+}

@@ -1,0 +1,159 @@
+//! YAML text → tree of nodes with line numbers. Only the first document is read, as the reference
+//! does; what the scalars mean is decided in `decode.rs`.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use libyaml_safer::{ErrorKind as YamlKind, Event, EventData, Parser, ScalarStyle};
+
+use crate::error::{Error, Result};
+
+/// Deeper nesting than this is refused; no configuration needs more than six.
+const MAX_DEPTH: usize = 100;
+
+/// One value of the document.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// Line of the value, counted from 1.
+    pub(super) line: u64,
+    pub(super) kind: NodeKind,
+}
+
+#[derive(Debug)]
+pub(super) enum NodeKind {
+    Scalar {
+        text: String,
+        /// Written without quotes, so that it may be a number, a boolean or null.
+        plain: bool,
+        tag: Option<String>,
+    },
+    Sequence(Vec<Rc<Node>>),
+    Mapping(Vec<(Rc<Node>, Rc<Node>)>),
+}
+
+/// Reads the first document; `None` for a text without one.
+///
+/// # Errors
+/// `yaml: line <n>: <problem>`.
+pub(super) fn parse(text: &str) -> Result<Option<Rc<Node>>> {
+    let mut input = text.as_bytes();
+    let mut parser = Parser::new();
+    parser.set_input_string(&mut input);
+    let mut composer = Composer { parser, anchors: HashMap::new() };
+    loop {
+        match composer.next()?.data {
+            EventData::DocumentStart { .. } => break,
+            EventData::StreamEnd => return Ok(None),
+            _ => {}
+        }
+    }
+    let event = composer.next()?;
+    let root = composer.node(event, 0)?;
+    // The end of the document can still be an error, such as a stray bracket.
+    composer.next()?;
+    Ok(Some(root))
+}
+
+struct Composer<'r, 'b> {
+    parser: Parser<&'r mut &'b [u8]>,
+    anchors: HashMap<String, Rc<Node>>,
+}
+
+impl Composer<'_, '_> {
+    fn next(&mut self) -> Result<Event> {
+        self.parser.parse().map_err(|err| syntax_error(&err))
+    }
+
+    fn node(&mut self, event: Event, depth: usize) -> Result<Rc<Node>> {
+        if depth > MAX_DEPTH {
+            return Err(Error::invalid(format!("yaml: exceeded max depth of {MAX_DEPTH}")));
+        }
+        let line = event.start_mark.line + 1;
+        let (anchor, kind) = match event.data {
+            EventData::Alias { anchor } => {
+                return self
+                    .anchors
+                    .get(&anchor)
+                    .cloned()
+                    .ok_or_else(|| Error::invalid(format!("yaml: unknown anchor '{anchor}' referenced")));
+            }
+            EventData::Scalar { anchor, tag, value, style, .. } => {
+                let plain = style == ScalarStyle::Plain;
+                (anchor, NodeKind::Scalar { text: value, plain, tag })
+            }
+            EventData::SequenceStart { anchor, .. } => {
+                let mut items = Vec::new();
+                loop {
+                    let event = self.next()?;
+                    if matches!(event.data, EventData::SequenceEnd) {
+                        break;
+                    }
+                    items.push(self.node(event, depth + 1)?);
+                }
+                (anchor, NodeKind::Sequence(items))
+            }
+            EventData::MappingStart { anchor, .. } => {
+                let mut entries = Vec::new();
+                loop {
+                    let event = self.next()?;
+                    if matches!(event.data, EventData::MappingEnd) {
+                        break;
+                    }
+                    let key = self.node(event, depth + 1)?;
+                    let event = self.next()?;
+                    entries.push((key, self.node(event, depth + 1)?));
+                }
+                (anchor, NodeKind::Mapping(entries))
+            }
+            _ => return Err(Error::invalid("yaml: unexpected end of document")),
+        };
+        let node = Rc::new(Node { line, kind });
+        if let Some(anchor) = anchor {
+            self.anchors.insert(anchor, Rc::clone(&node));
+        }
+        Ok(node)
+    }
+}
+
+/// The reference's wording: the scanner's lines are counted from 1, the parser's from 0, and a
+/// zero is not printed.
+fn syntax_error(err: &libyaml_safer::Error) -> Error {
+    let marked = err.problem_mark().map_or(0, |m| m.line);
+    let scanned = u64::from(err.kind() == YamlKind::Scanner);
+    let line = match marked {
+        0 => err.context_mark().map_or(0, |m| m.line),
+        line => line + scanned,
+    };
+    let problem = err.problem();
+    Error::invalid(match line {
+        0 => format!("yaml: {problem}"),
+        line => format!("yaml: line {line}: {problem}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_text_and_a_comment_are_no_document() {
+        assert!(parse("").unwrap().is_none());
+        assert!(parse("# nothing\n").unwrap().is_none());
+    }
+
+    #[test]
+    fn later_documents_are_not_even_parsed() {
+        assert!(parse("a: 1\n---\n{[\n").unwrap().is_some());
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_not_overflowed() {
+        let text = "[".repeat(100_000);
+        assert!(parse(&text).is_err());
+    }
+
+    #[test]
+    fn an_anchor_cannot_contain_itself() {
+        assert_eq!(parse("a: &x [*x]\n").unwrap_err().to_string(), "yaml: unknown anchor 'x' referenced");
+    }
+}

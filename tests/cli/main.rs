@@ -1,0 +1,8 @@
+//! The built binary, as a user and a script see it: arguments in; stdout, stderr and exit code out.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+mod config;
+mod flags;
+mod restore;
+mod support;

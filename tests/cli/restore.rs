@@ -1,0 +1,146 @@
+//! `litestream restore` (`spec: cli` §8).
+
+use super::support::{Ran, Scratch};
+
+fn rows(scratch: &Scratch, name: &str) -> i64 {
+    let conn = rusqlite::Connection::open(scratch.path(name)).unwrap();
+    conn.query_row("select count(*) from t", [], |row| row.get(0)).unwrap()
+}
+
+fn restore(scratch: &Scratch, url: &str, args: &[&str]) -> Ran {
+    scratch.run(&[&["restore"], args, &["-o", "out.db", url]].concat())
+}
+
+#[test]
+fn a_restore_says_nothing_and_writes_the_newest_state() {
+    let scratch = Scratch::new();
+    let url = scratch.replica("rep");
+    restore(&scratch, &url, &[]).printed("");
+    assert_eq!(rows(&scratch, "out.db"), 3);
+}
+
+#[test]
+fn earlier_states_by_txid_and_by_time() {
+    let scratch = Scratch::new();
+    let url = scratch.replica("rep");
+    restore(&scratch, &url, &["-txid", "0000000000000002"]).printed("");
+    assert_eq!(rows(&scratch, "out.db"), 2);
+    restore(&scratch, &url, &["-force", "-timestamp", "2026-01-01T00:00:02Z"]).printed("");
+    assert_eq!(rows(&scratch, "out.db"), 1, "the time itself is excluded");
+    for (args, message) in [
+        (&["-txid", "00000000000000ff"][..], "no matching backup files available"),
+        (&["-timestamp", "2020-01-01T00:00:00Z"], "timestamp does not exist"),
+        (
+            &["-timestamp", "2026-01-01"],
+            "invalid -timestamp, must specify in ISO 8601\u{a0}format (e.g. 2000-01-01T00:00:00Z)",
+        ),
+        (
+            &["-txid", "0000000000000002", "-timestamp", "2026-01-01T00:00:02Z"],
+            "cannot specify index & timestamp to restore",
+        ),
+        (&["-integrity-check", "bogus"], "invalid -integrity-check value: bogus"),
+        (&["-dry-run", "-f"], "cannot use -dry-run with -f"),
+        (&["-f", "-txid", "0000000000000002"], "cannot use follow mode with -txid"),
+    ] {
+        restore(&scratch, &url, &[&["-force"], args].concat()).refused(&format!("Error: {message}\n"));
+        assert_eq!(rows(&scratch, "out.db"), 1, "a refused restore changes nothing: {args:?}");
+    }
+}
+
+#[test]
+fn an_existing_database_is_kept_unless_forced() {
+    let scratch = Scratch::new();
+    let url = scratch.replica("rep");
+    scratch.write("out.db", "precious");
+    restore(&scratch, &url, &[]).refused(
+        "Error: cannot restore, output path already exists and is not empty: out.db. Use -force to overwrite\n",
+    );
+    let skipped = restore(&scratch, &url, &["-if-db-not-exists"]);
+    assert_eq!(skipped.code, Some(0));
+    assert!(skipped.stdout.ends_with(" level=INFO msg=\"database already exists, skipping\"\n"), "{}", skipped.stdout);
+    let none = format!("file://{}", scratch.path("none").display());
+    restore(&scratch, &none, &["-force"]).refused("Error: no matching backup files available\n");
+    assert_eq!(std::fs::read_to_string(scratch.path("out.db")).unwrap(), "precious", "also when forced in vain");
+    restore(&scratch, &url, &["-force"]).printed("");
+    assert_eq!(rows(&scratch, "out.db"), 3);
+}
+
+#[test]
+fn an_empty_replica_is_an_error_unless_allowed() {
+    let scratch = Scratch::new();
+    let none = format!("file://{}", scratch.path("none").display());
+    restore(&scratch, &none, &[]).refused("Error: no matching backup files available\n");
+    let allowed = restore(&scratch, &none, &["-if-replica-exists", "-json"]);
+    assert_eq!((allowed.code, allowed.stdout.as_str()), (Some(0), ""));
+    assert!(allowed.stderr.ends_with(" level=INFO msg=\"no matching backups found\"\n"), "{}", allowed.stderr);
+    restore(&scratch, &none, &["-if-replica-exists", "-timestamp", "2026-01-01T00:00:00Z"])
+        .refused("Error: no backups found\n");
+}
+
+#[test]
+fn a_damaged_file_is_never_taken_for_no_backup() {
+    let scratch = Scratch::new();
+    let url = scratch.replica("rep");
+    scratch.write("rep/ltx/0/0000000000000003-0000000000000003.ltx", &"x".repeat(500));
+    let ran = restore(&scratch, &url, &["-if-replica-exists"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(!scratch.path("out.db").exists());
+}
+
+#[test]
+fn the_summary_is_pure_json_and_log_lines_go_to_stderr() {
+    let scratch = Scratch::new();
+    let url = scratch.replica("rep");
+    let ran = restore(&scratch, &url, &["-json", "-integrity-check", "full"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let summary: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let keys: Vec<&String> = summary.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["db_path", "replica", "txid", "duration_ms", "integrity_check"]);
+    assert_eq!(summary["txid"], "0000000000000003");
+    assert_eq!(summary["integrity_check"], "full");
+    assert!(ran.stderr.ends_with(" level=INFO msg=\"post-restore integrity check passed\" replica=file\n"));
+}
+
+#[test]
+fn a_dry_run_prints_the_plan_and_writes_nothing() {
+    let scratch = Scratch::new();
+    let url = scratch.replica("rep");
+    let ran = restore(&scratch, &url, &["-dry-run"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    let head = format!(
+        "Restore plan:\n  source: {url}\n  target: out.db\n  replica: file\n  \
+         txid range: 0000000000000001 - 0000000000000003\n\nFiles to fetch:\nlevel  file "
+    );
+    assert!(ran.stdout.starts_with(&head), "{}", ran.stdout);
+    let json = restore(&scratch, &url, &["-dry-run", "-json"]).stdout;
+    let plan: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(plan["files"].as_array().unwrap().len(), 3);
+    assert_eq!(plan["files"][0]["name"], "0000000000000001-0000000000000001.ltx");
+    assert!(!scratch.path("out.db").exists());
+}
+
+#[test]
+fn a_database_of_the_configuration_goes_to_its_own_path() {
+    let scratch = Scratch::new();
+    scratch.replica("rep");
+    scratch.write("c.yml", "dbs: [{path: out.db, replica: {path: rep}}]");
+    scratch.run(&["restore", "-config", "c.yml", "out.db"]).printed("");
+    assert_eq!(rows(&scratch, "out.db"), 3);
+    let checked = scratch.run(&["restore", "-config", "c.yml", "-force", "-integrity-check", "quick", "out.db"]);
+    assert!(
+        checked.stdout.ends_with("msg=\"post-restore integrity check passed\" db=out.db replica=file\n"),
+        "{checked:?}"
+    );
+}
+
+#[test]
+fn arguments_are_checked_first() {
+    let scratch = Scratch::new();
+    scratch.run(&["restore"]).refused(
+        "Error: database path or replica URL required\nTry: litestream restore -o /path/to/db s3://bucket/prefix\n",
+    );
+    scratch.run(&["restore", "a", "b"]).refused("Error: too many arguments\n");
+    scratch.run(&["restore", "file:///rep"]).refused(
+        "Error: -o is required when restoring from a replica URL\nTry: litestream restore -o /path/to/db file:///rep\n",
+    );
+}
