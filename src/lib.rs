@@ -3,6 +3,7 @@
 //!
 //! `docs/architecture.md` shows the house: who may import whom, and the guarantees by number.
 
+pub mod db;
 pub mod error;
 pub mod ltx;
 pub mod replica;

@@ -37,6 +37,12 @@ pub fn page_checksum(pgno: Pgno, data: &[u8]) -> Checksum {
     crc.checksum()
 }
 
+/// Plain CRC-64/GO-ISO of some bytes, bit 63 as it comes out.
+#[must_use]
+pub fn crc64(bytes: &[u8]) -> u64 {
+    crc_fast::checksum(CrcAlgorithm::Crc64GoIso, bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,7 +26,7 @@ mod source;
 #[cfg(test)]
 mod testing;
 
-pub use checksum::page_checksum;
+pub use checksum::{crc64, page_checksum};
 pub use decoder::{Decoder, Summary, verify};
 pub use encoder::Encoder;
 pub use header::{Header, Trailer, WalPos};

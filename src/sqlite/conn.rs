@@ -23,15 +23,6 @@ pub trait Sqlite: fmt::Debug + Send + Sync + 'static {
     fn open(&self, path: &Path, busy_timeout: Duration) -> Result<Box<dyn Conn>>;
 }
 
-/// Checkpoint modes in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckpointMode {
-    /// Copies what it can without waiting for anybody.
-    Passive,
-    /// Copies everything and empties the file; waits for readers and writers.
-    Truncate,
-}
-
 /// The row that a checkpoint answers with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointResult {
@@ -55,11 +46,12 @@ pub trait Conn: fmt::Debug + Send {
     /// # Errors
     /// Classified by SQLite's result code; `Internal` if there is no row.
     fn query(&mut self, sql: &str) -> Result<String>;
-    /// `PRAGMA wal_checkpoint`.
+    /// `PRAGMA wal_checkpoint(PASSIVE)`: copies what it can without waiting for anybody. No other
+    /// mode is used: they make the application wait, and reset the log behind our back.
     ///
     /// # Errors
     /// Classified by SQLite's result code.
-    fn checkpoint(&mut self, mode: CheckpointMode) -> Result<CheckpointResult>;
+    fn checkpoint(&mut self) -> Result<CheckpointResult>;
     /// The state of the log as SQLite sees it. Call it only while this connection has a read
     /// transaction open: that is what keeps the wal-index valid.
     ///
@@ -193,13 +185,9 @@ impl Conn for SystemConn {
         })
     }
 
-    fn checkpoint(&mut self, mode: CheckpointMode) -> Result<CheckpointResult> {
-        let sql = match mode {
-            CheckpointMode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
-            CheckpointMode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
-        };
+    fn checkpoint(&mut self) -> Result<CheckpointResult> {
         self.conn
-            .query_row(sql, [], |row| {
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
                 let (busy, log, done): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
                 Ok(CheckpointResult {
                     busy: busy != 0,
@@ -211,22 +199,23 @@ impl Conn for SystemConn {
     }
 
     fn wal_index(&self) -> Result<WalIndex> {
-        for attempt in 0..100 {
+        for attempt in 0..500 {
             if let Some(index) = WalIndex::decode(&self.copy_wal_index()?) {
                 return Ok(index);
             }
             // A writer is between its two copies: nanoseconds, unless it was preempted there.
             if attempt > 10 {
-                std::thread::yield_now();
+                std::thread::sleep(Duration::from_micros(50));
             }
         }
-        Err(Error::new(ErrorKind::Busy, "read wal-index: header kept changing"))
+        Err(Error::new(ErrorKind::Busy, "read wal-index: header copies do not agree"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::PageSize;
 
     fn wal_db(dir: &Path) -> (std::path::PathBuf, Connection) {
         let path = dir.join("db");
@@ -248,7 +237,7 @@ mod tests {
         assert!(after.last_frame > before.last_frame);
         assert_eq!(after.salts, before.salts);
         let bytes = std::fs::read(dir.path().join("db-wal")).unwrap();
-        assert_eq!(after.end(), bytes.len() as u64);
+        assert_eq!(after.end(PageSize::new(4096).unwrap()), bytes.len() as u64);
         let header = crate::wal::WalHeader::decode(bytes[..32].try_into().unwrap()).unwrap();
         assert_eq!(header.salts, after.salts);
     }

@@ -11,6 +11,6 @@ mod conn;
 mod integrity;
 mod wal_index;
 
-pub use conn::{CheckpointMode, CheckpointResult, Conn, Sqlite, SystemSqlite};
+pub use conn::{CheckpointResult, Conn, Sqlite, SystemSqlite};
 pub use integrity::{IntegrityCheck, integrity_check};
 pub use wal_index::WalIndex;

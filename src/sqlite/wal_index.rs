@@ -25,8 +25,6 @@ use crate::wal::{Salts, WalChecksum, WalHeader};
 pub struct WalIndex {
     /// Grows with every transaction.
     pub change: u32,
-    /// Page size of the database.
-    pub page_size: PageSize,
     /// Number of the last committed frame; 0 while the log is empty.
     pub last_frame: u32,
     /// Size of the database in pages.
@@ -54,14 +52,8 @@ impl WalIndex {
         if sum != (WalChecksum { s0: word(40), s1: word(44) }) {
             return None;
         }
-        let stored = u16::from_ne_bytes([bytes[14], bytes[15]]);
-        let page_size = match u32::from(stored) {
-            1 => PageSize::MAX,
-            n => n,
-        };
         Some(Self {
             change: word(8),
-            page_size: PageSize::new(page_size).ok()?,
             last_frame: word(16),
             page_count: word(20),
             checksum: WalChecksum { s0: word(24), s1: word(28) },
@@ -72,10 +64,17 @@ impl WalIndex {
         })
     }
 
-    /// Byte offset in the file at which the log ends.
+    /// Byte offset in the file at which the log ends. The page size is the database's: the copy
+    /// in the wal-index is 0 until the first frame is written.
     #[must_use]
-    pub fn end(&self) -> u64 {
-        WalHeader::SIZE + u64::from(self.last_frame) * self.page_size.frame_size()
+    pub fn end(&self, page_size: PageSize) -> u64 {
+        WalHeader::SIZE + u64::from(self.last_frame) * page_size.frame_size()
+    }
+
+    /// Whether the log holds no frame.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.last_frame == 0
     }
 
     /// Whether every frame of the log is in the database file too.

@@ -12,6 +12,8 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     fn now(&self) -> Timestamp;
     /// Time since an arbitrary start. Never goes back.
     fn elapsed(&self) -> Duration;
+    /// Blocks the calling thread for so long.
+    fn pause(&self, time: Duration);
 }
 
 /// The machine's clocks.
@@ -43,6 +45,10 @@ impl Clock for SystemClock {
 
     fn elapsed(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    fn pause(&self, time: Duration) {
+        std::thread::sleep(time);
     }
 }
 
@@ -80,5 +86,9 @@ impl Clock for ManualClock {
 
     fn elapsed(&self) -> Duration {
         Duration::from_millis(self.elapsed_millis.load(Ordering::SeqCst))
+    }
+
+    fn pause(&self, time: Duration) {
+        self.advance(time);
     }
 }

@@ -44,6 +44,15 @@ impl OwnerMode {
     pub const DEFAULT_FILE: Self = Self { mode: 0o666, owner: None };
 }
 
+/// Modes and owners for files and directories that are made on behalf of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Modes {
+    /// For files: the database's own.
+    pub file: OwnerMode,
+    /// For directories: those of the directory the database is in.
+    pub dir: OwnerMode,
+}
+
 /// Facts about a file.
 #[derive(Debug, Clone, Copy)]
 pub struct FileStat {

@@ -17,7 +17,7 @@ pub use backoff::{Backoff, LogLimiter};
 pub use blocking::blocking;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use fault::{FaultPoint, fault_point};
-pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, OpenMode, OwnerMode};
+pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Modes, OpenMode, OwnerMode};
 pub use os_fs::OsFs;
 pub use publish::{Publisher, read_full_at, target_of_temp, unique_temp_path};
 pub use random::{OsRandom, Random};

@@ -43,7 +43,20 @@ impl PageMap {
     ///
     /// # Errors
     /// I/O errors.
-    pub fn read(&mut self, mut reader: FrameReader<'_>, limit: Option<u64>) -> Result<Segment> {
+    pub fn read(&mut self, reader: FrameReader<'_>, limit: Option<u64>) -> Result<Segment> {
+        self.read_until(reader, limit).map(|(segment, _)| segment)
+    }
+
+    /// Like [`PageMap::read`] without a limit; also says how far the chain goes beyond the last
+    /// commit.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn read_to_stop(&mut self, reader: FrameReader<'_>) -> Result<(Segment, u64)> {
+        self.read_until(reader, None)
+    }
+
+    fn read_until(&mut self, mut reader: FrameReader<'_>, limit: Option<u64>) -> Result<(Segment, u64)> {
         let start = reader.offset();
         let mut segment = Segment { end: start, checksum: reader.checksum(), commits: 0, limited: false, stop: None };
         let mut pending: HashMap<Pgno, u64> = HashMap::new();
@@ -75,7 +88,7 @@ impl PageMap {
                 break;
             }
         }
-        Ok(segment)
+        Ok((segment, reader.offset()))
     }
 
     /// Forgets pages beyond the final size: the database shrank.

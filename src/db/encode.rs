@@ -1,0 +1,131 @@
+//! Where the pages of a new file come from, and writing them out.
+
+use std::io::Write;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ltx::Encoder;
+use crate::sys::{File, read_full_at};
+use crate::types::{PageSize, Pgno};
+use crate::wal::PageMap;
+
+/// Bytes read at once when pages of the database file are taken in order.
+const READ_AHEAD: usize = 1024 * 1024;
+
+/// Which pages a file holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Pages {
+    /// All of a database of this many pages.
+    All(u32),
+    /// What the log changed, and what the database grew by since it had `before` pages.
+    Changed {
+        /// Size in pages after the previous file.
+        before: u32,
+        /// Size in pages after this one.
+        commit: u32,
+    },
+}
+
+impl Pages {
+    /// The pages, ascending, without the lock page.
+    fn list(self, map: &PageMap, page_size: PageSize) -> Vec<Pgno> {
+        match self {
+            Self::All(commit) => Pgno::range(1, commit, page_size).collect(),
+            Self::Changed { before, commit } => {
+                let lock = page_size.lock_page();
+                let mut pages = map.pages();
+                // A growing file always carries all new pages, even those nobody wrote to.
+                pages.extend(Pgno::range(before.saturating_add(1), commit, page_size).filter(|p| !map.contains(*p)));
+                pages.retain(|p| *p != lock);
+                pages.sort_unstable();
+                pages
+            }
+        }
+    }
+}
+
+/// The log's pages first, the database file's otherwise.
+#[derive(Debug)]
+pub(super) struct PageSource<'a> {
+    pub(super) map: &'a PageMap,
+    pub(super) wal: Option<&'a dyn File>,
+    pub(super) db: &'a dyn File,
+    pub(super) page_size: PageSize,
+    /// Pages inside the database file.
+    pub(super) db_pages: u64,
+    /// Read ahead in the database file: right for a whole image, wasteful for single pages.
+    pub(super) in_order: bool,
+}
+
+impl PageSource<'_> {
+    /// Feeds `pages` to the encoder.
+    ///
+    /// # Errors
+    /// `Changed` if a page is in neither place: it was cut off while we looked. I/O errors.
+    pub(super) fn encode<W: Write>(&self, pages: Pages, encoder: &mut Encoder<W>) -> Result<u64> {
+        let mut page = vec![0; self.page_size.len()];
+        let mut ahead = ReadAhead::default();
+        let list = pages.list(self.map, self.page_size);
+        for &pgno in &list {
+            let mapped = match self.wal {
+                Some(wal) => self.map.copy_page(pgno, wal, self.page_size, &mut page)?,
+                None => false,
+            };
+            if !mapped {
+                self.copy_from_db(pgno, &mut page, &mut ahead)?;
+            }
+            encoder.page(pgno, &page)?;
+        }
+        Ok(list.len() as u64)
+    }
+
+    fn copy_from_db(&self, pgno: Pgno, out: &mut [u8], ahead: &mut ReadAhead) -> Result<()> {
+        if u64::from(pgno.get()) > self.db_pages {
+            return Err(Error::new(
+                ErrorKind::Changed,
+                format!("page {pgno} is neither in the wal nor in the database file of {} pages", self.db_pages),
+            ));
+        }
+        let offset = self.page_size.offset_of(pgno);
+        if !self.in_order {
+            return read_full_at(self.db, out, offset).map_err(|e| e.context(format!("read database page {pgno}")));
+        }
+        ahead.copy(self.db, offset, out).map_err(|e| e.context(format!("read database page {pgno}")))
+    }
+}
+
+/// A window onto a file that is read from front to back.
+#[derive(Debug, Default)]
+struct ReadAhead {
+    buf: Vec<u8>,
+    start: u64,
+}
+
+impl ReadAhead {
+    fn copy(&mut self, file: &dyn File, offset: u64, out: &mut [u8]) -> Result<()> {
+        let end = self.start + self.buf.len() as u64;
+        if offset < self.start || offset + out.len() as u64 > end {
+            self.start = offset;
+            self.buf.resize(READ_AHEAD, 0);
+            let mut have = 0;
+            while have < self.buf.len() {
+                match file.read_at(&mut self.buf[have..], offset + have as u64) {
+                    Ok(0) => break,
+                    Ok(n) => have += n,
+                    Err(err) => {
+                        self.buf.clear();
+                        return Err(err);
+                    }
+                }
+            }
+            self.buf.truncate(have);
+        }
+        let at = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
+        match self.buf.get(at..at.saturating_add(out.len())) {
+            Some(bytes) => {
+                out.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => Err(Error::corrupt(format!("unexpected EOF at offset {offset}"))),
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The state of one database and its life: open, look, close.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::checkpoint::CheckpointState;
+use super::config::DbConfig;
+use super::plan::Reason;
+use super::session::Session;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ltx::{self, LocalDir};
+use crate::sqlite::Sqlite;
+use crate::sys::{Modes, World};
+use crate::types::{Level, PageSize, Txid, TxidRange};
+use crate::wal::{Salts, WalChecksum};
+
+/// A replicated database. All methods block; one runs at a time.
+#[derive(Debug)]
+pub struct Db {
+    pub(super) world: World,
+    pub(super) sqlite: Arc<dyn Sqlite>,
+    pub(super) config: DbConfig,
+    pub(super) local: LocalDir,
+    /// Highest TXID that some target holds; the next one lies above it.
+    floor: Option<Txid>,
+    /// The newest local L0 file. The outer `None`: not looked yet.
+    pub(super) last: Option<Option<Last>>,
+    pub(super) session: Option<Session>,
+    /// Set when proof was lost in a way that the local state does not show.
+    pub(super) force_full: Option<Reason>,
+    modes: Option<Modes>,
+    pub(super) checkpoints: CheckpointState,
+}
+
+/// The newest local L0 file.
+#[derive(Debug, Clone)]
+pub(super) struct Last {
+    pub(super) txid: Txid,
+    pub(super) page_size: PageSize,
+    /// Database size in pages.
+    pub(super) commit: u32,
+    /// Where reading the log began.
+    pub(super) start: u64,
+    /// Where it ended.
+    pub(super) end: u64,
+    pub(super) salts: Salts,
+    /// Checksum chain at `end`, if this process read the log up to there.
+    pub(super) checksum: Option<WalChecksum>,
+}
+
+/// What is in the local L0 directory.
+#[derive(Debug)]
+pub enum LocalState {
+    /// Nothing to continue from.
+    Empty,
+    /// The newest file is whole.
+    At(Txid),
+    /// The newest file cannot be used.
+    Corrupt {
+        /// Its name.
+        txids: TxidRange,
+        /// What is wrong with it.
+        error: Error,
+    },
+}
+
+impl Db {
+    /// Opens nothing yet; removes temporary files of an earlier run.
+    #[must_use]
+    pub fn new(world: World, sqlite: Arc<dyn Sqlite>, config: DbConfig) -> Self {
+        let local = LocalDir::new(&world, config.meta_path.clone());
+        local.remove_temp_files();
+        let checkpoints = CheckpointState::new(world.clock.elapsed());
+        Self {
+            world,
+            sqlite,
+            config,
+            local,
+            floor: None,
+            last: None,
+            session: None,
+            force_full: None,
+            modes: None,
+            checkpoints,
+        }
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &DbConfig {
+        &self.config
+    }
+
+    /// The local LTX directory.
+    #[must_use]
+    pub fn local(&self) -> &LocalDir {
+        &self.local
+    }
+
+    /// Mode and owner for what is created on behalf of this database; known once its file was seen.
+    #[must_use]
+    pub fn modes(&self) -> Option<Modes> {
+        self.modes
+    }
+
+    /// Opens the database and takes the read transaction, if there is a database. Returns whether
+    /// there is. From here on the log cannot lose a frame, so do this before anything slow.
+    ///
+    /// # Errors
+    /// SQLite's or the file system's; nothing stays open then.
+    pub fn open(&mut self) -> Result<bool> {
+        if self.session.is_some() {
+            return Ok(true);
+        }
+        let Some(stat) = self.world.fs.stat_opt(&self.config.path)? else { return Ok(false) };
+        let parent = self.config.path.parent().unwrap_or(Path::new("/"));
+        let dir = self.world.fs.stat(parent)?;
+        self.modes = Some(Modes { file: stat.owner_mode, dir: dir.owner_mode });
+        let session = match Session::open(&self.world, &self.sqlite, &self.config) {
+            Ok(session) => session,
+            Err(err) if err.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(err) => return Err(err),
+        };
+        self.session = Some(session);
+        Ok(true)
+    }
+
+    /// Gives up the read transaction and closes everything. The next step opens again.
+    pub fn close(&mut self) {
+        self.session = None;
+    }
+
+    /// Looks at the newest local L0 file, reading all of it.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn local_state(&mut self) -> Result<LocalState> {
+        if let Some(last) = &self.last {
+            return Ok(last.as_ref().map_or(LocalState::Empty, |last| LocalState::At(last.txid)));
+        }
+        let Some(txids) = self.local.newest(Level::L0)? else {
+            self.last = Some(None);
+            return Ok(LocalState::Empty);
+        };
+        match self.read_last(txids) {
+            Ok(last) => {
+                let txid = last.txid;
+                self.last = Some(Some(last));
+                Ok(LocalState::At(txid))
+            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(LocalState::Corrupt { txids, error }),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Decodes and verifies one local L0 file.
+    fn read_last(&self, txids: TxidRange) -> Result<Last> {
+        let path = self.local.path(Level::L0, txids);
+        let file = self.local.open(Level::L0, txids)?;
+        let (header, ..) = ltx::verify(ltx::FileReader::new(file))
+            .map_err(|e| e.context(format!("verify ltx file {}: ltx file corrupted", path.display())))?;
+        if header.txids != txids || txids.min() != txids.max() {
+            return Err(Error::corrupt(format!("ltx file names another range: {}", header.txids)).at(path.display()));
+        }
+        Ok(Last {
+            txid: txids.max(),
+            page_size: header.page_size,
+            commit: header.commit,
+            start: header.wal.offset,
+            end: header.wal.offset.saturating_add(header.wal.size),
+            salts: Salts { salt1: header.wal.salt1, salt2: header.wal.salt2 },
+            checksum: None,
+        })
+    }
+
+    /// Tells the engine the highest TXID that any target holds. Local files that lie behind it
+    /// are of another time and are removed; the next file will be a full image unless the newest
+    /// L0 file of the target is put into the local directory afterwards.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn set_floor(&mut self, floor: Option<Txid>) -> Result<()> {
+        self.floor = floor;
+        if let Some(remote) = floor
+            && let LocalState::At(local) = self.local_state()?
+            && local < remote
+        {
+            info!(system = "store", db = %self.config.name(), db_txid = %local, replica_txid = %remote,
+                "detected database behind replica");
+            self.forget_local()?;
+        }
+        Ok(())
+    }
+
+    /// Removes all local LTX files. The next file will be a full image above everything known.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn forget_local(&mut self) -> Result<()> {
+        let known = self.position();
+        self.local.clear()?;
+        self.floor = self.floor.max(known);
+        self.last = Some(None);
+        self.unprotect();
+        Ok(())
+    }
+
+    /// Looks at the local directory again: its newest file was replaced from outside.
+    pub fn reload_local(&mut self) {
+        self.last = None;
+        self.unprotect();
+    }
+
+    /// Takes an unusable file out of the way.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn discard_local(&mut self, txids: TxidRange) -> Result<()> {
+        warn!(system = "store", db = %self.config.name(), path = %self.local.path(Level::L0, txids).display(),
+            "discarding unusable ltx file");
+        self.local.remove(Level::L0, txids)?;
+        self.reload_local();
+        Ok(())
+    }
+
+    /// TXID of the newest local L0 file that was looked at.
+    #[must_use]
+    pub fn position(&self) -> Option<Txid> {
+        self.last().map(|last| last.txid)
+    }
+
+    /// Page size, once the database is open.
+    #[must_use]
+    pub fn page_size(&self) -> Option<PageSize> {
+        self.session.as_ref().map(|s| s.page_size)
+    }
+
+    pub(super) fn last(&self) -> Option<&Last> {
+        self.last.as_ref().and_then(Option::as_ref)
+    }
+
+    pub(super) fn set_last(&mut self, last: Last) {
+        self.last = Some(Some(last));
+    }
+
+    pub(super) fn next_txid(&self) -> Txid {
+        Txid::after(self.position().max(self.floor))
+    }
+
+    pub(super) fn unprotect(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.protected = false;
+        }
+    }
+
+    /// Whether a step would find anything to do. Never blocks on a lock; a handful of
+    /// system calls and a look at shared memory.
+    #[must_use]
+    pub fn needs_step(&self) -> bool {
+        let (Some(session), Some(last)) = (&self.session, self.last()) else { return true };
+        if !session.protected || self.force_full.is_some() {
+            return true;
+        }
+        match session.still_in_place(&self.world, &self.config.path, &self.config.wal_path()) {
+            Ok(true) => {}
+            _ => return true,
+        }
+        let Ok(index) = session.wal_index() else { return true };
+        let unchanged =
+            if index.salts == last.salts { index.end(session.page_size) == last.end } else { index.is_empty() };
+        !unchanged || self.checkpoint_due(&index)
+    }
+
+    /// Bytes of log that are not in a local file yet, and bytes of log altogether.
+    #[must_use]
+    pub fn log_bytes(&self) -> Option<(u64, u64)> {
+        let (session, last) = (self.session.as_ref()?, self.last()?);
+        let index = session.wal_index().ok()?;
+        let end = index.end(session.page_size);
+        let unread = if index.salts == last.salts { end.saturating_sub(last.end) } else { end };
+        Some((unread, end))
+    }
+}
