@@ -24,6 +24,27 @@ fn write(rng: &mut Rng, conn: &Connection) {
     let _ = conn.execute_batch(&sql);
 }
 
+/// A commit of a page or two.
+fn small_write(rng: &mut Rng, conn: &Connection) {
+    let table = if rng.chance(50) { "t" } else { "u" };
+    let _ = conn.execute_batch(&format!("INSERT INTO {table}(v) VALUES (randomblob(20))"));
+}
+
+/// What hides commits from a log reader that was away: a few commits behind what it read, a
+/// checkpoint of everything, then so few commits that most of the old log stays in the file.
+fn hide_commits(rng: &mut Rng, conn: &Connection) {
+    for _ in 0..=rng.below(2) {
+        for _ in 0..rng.below(4) {
+            small_write(rng, conn);
+        }
+        let mode = ["PASSIVE", "FULL", "RESTART"][rng.below(3) as usize];
+        let _ = conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |r| r.get::<_, i64>(0));
+        for _ in 0..rng.below(3) {
+            small_write(rng, conn);
+        }
+    }
+}
+
 fn checkpoint(rng: &mut Rng, conn: &Connection) {
     let mode = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][rng.below(4) as usize];
     let _ = conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |r| r.get::<_, i64>(0));
@@ -71,10 +92,14 @@ fn run(seed: u64, steps: u32) {
                     engine.sync().unwrap_or_else(|e| panic!("{at}: {e}"));
                 }
                 drop(engine);
-                for _ in 0..rng.below(8) {
-                    match rng.below(6) {
-                        0 => checkpoint(&mut rng, &second),
-                        _ => write(&mut rng, &app),
+                if rng.chance(50) {
+                    hide_commits(&mut rng, &app);
+                } else {
+                    for _ in 0..rng.below(8) {
+                        match rng.below(6) {
+                            0 => checkpoint(&mut rng, &second),
+                            _ => write(&mut rng, &app),
+                        }
                     }
                 }
                 engine = bench.engine(config.clone());
