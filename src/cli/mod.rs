@@ -7,6 +7,8 @@ mod databases;
 mod flags;
 mod ltx;
 mod output;
+mod process;
+mod replicate;
 mod restore;
 mod source;
 mod usage;
