@@ -38,7 +38,7 @@ const ROUNDS: u32 = 4;
 /// The application checkpoints on its own after its commits, and only one can at a time.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// The same while the application waits for the write lock.
-const PATIENCE_LOCKED: Duration = Duration::from_millis(5);
+const PATIENCE_LOCKED: Duration = Duration::from_millis(15);
 /// The file is cut when it is so many times longer than the checkpoint threshold.
 const CUT_FACTOR: u64 = 4;
 
@@ -127,8 +127,18 @@ struct Locked {
     view: LogView,
     /// Frames that were read into memory, if any came in.
     batch: Option<Batch>,
-    /// The whole log was copied; if not, somebody reads an older state.
-    complete: bool,
+    outcome: Outcome,
+}
+
+/// How far a checkpoint got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// The whole log was copied.
+    Complete,
+    /// Somebody reads an older state.
+    Blocked,
+    /// Somebody else was at it, or held the write lock.
+    Busy,
 }
 
 impl Db {
@@ -166,20 +176,19 @@ impl Db {
         let outcome = self.checkpoint();
         let now = self.world.clock.elapsed();
         let outcome = match outcome {
-            Err(err) if err.kind() == ErrorKind::Busy => {
-                debug!(system = "store", db = %self.config.name(), error = %err, "checkpoint put off");
-                self.checkpoints.note_busy(now);
-                return Ok(false);
-            }
+            Err(err) if err.kind() == ErrorKind::Busy => Outcome::Busy,
             other => other?,
         };
-        if outcome {
-            self.checkpoints.note_complete(now);
-        } else {
-            self.checkpoints.note_blocked(now);
-            self.warn_of_long_log(&index);
+        match outcome {
+            Outcome::Complete => self.checkpoints.note_complete(now),
+            Outcome::Busy => self.checkpoints.note_busy(now),
+            Outcome::Blocked => {
+                self.checkpoints.note_blocked(now);
+                self.warn_of_long_log(&index);
+            }
         }
-        Ok(outcome)
+        debug!(system = "store", db = %self.config.name(), outcome = ?outcome, "checkpoint");
+        Ok(outcome == Outcome::Complete)
     }
 
     fn warn_of_long_log(&self, index: &WalIndex) {
@@ -192,7 +201,7 @@ impl Db {
         }
     }
 
-    fn checkpoint(&mut self) -> Result<bool> {
+    fn checkpoint(&mut self) -> Result<Outcome> {
         fault_point("checkpoint.start")?;
         let session = self.session.as_mut().ok_or_else(not_open)?;
         let target = session.wal_index()?;
@@ -201,15 +210,15 @@ impl Db {
         fault_point("checkpoint.after_bulk")?;
         let now = session.wal_index()?;
         if now.salts == target.salts && now.backfilled < target.last_frame {
-            return Ok(false);
+            return Ok(Outcome::Blocked);
         }
         for _ in 0..ROUNDS {
             let session = self.session.as_mut().ok_or_else(not_open)?;
-            session.lock()?;
+            session.lock(self.world.clock.as_ref())?;
             let done = self.locked_part();
             // The lock goes back whatever happened.
             let unlocked = self.session.as_mut().ok_or_else(not_open)?.unlock();
-            let Some(Locked { view, batch, complete }) = done? else {
+            let Some(Locked { view, batch, outcome }) = done? else {
                 unlocked?;
                 self.sync_log()?;
                 continue;
@@ -222,12 +231,12 @@ impl Db {
                 return Err(err);
             }
             unlocked?;
-            if complete {
+            if outcome == Outcome::Complete {
                 self.cut_log(&view)?;
             }
-            return Ok(complete);
+            return Ok(outcome);
         }
-        Ok(false)
+        Ok(Outcome::Busy)
     }
 
     /// Everything that needs the write lock. Keep it short: the application waits. `None` if too
@@ -252,15 +261,15 @@ impl Db {
         }
         let session = self.session.as_mut().ok_or_else(not_open)?;
         session.advance_mark_locked()?;
-        match session.checkpoint_past_others(self.world.clock.as_ref(), PATIENCE_LOCKED) {
-            Err(err) if err.kind() != ErrorKind::Busy => return Err(err),
-            _ => {}
-        }
-        let complete = session.wal_index()?.is_fully_backfilled();
-        if complete {
+        let mut outcome = match session.checkpoint_past_others(self.world.clock.as_ref(), PATIENCE_LOCKED) {
+            Err(err) if err.kind() == ErrorKind::Busy => Outcome::Busy,
+            other => other.map(|()| Outcome::Blocked)?,
+        };
+        if session.wal_index()?.is_fully_backfilled() {
             session.advance_mark_locked()?;
+            outcome = Outcome::Complete;
         }
-        Ok(Some(Locked { view, batch, complete }))
+        Ok(Some(Locked { view, batch, outcome }))
     }
 
     /// Restarts a log whose file has grown large, so that SQLite cuts it.
@@ -270,7 +279,7 @@ impl Db {
         if view.log()?.len < keep.saturating_mul(CUT_FACTOR) {
             return Ok(());
         }
-        match session.touch(Some(keep)) {
+        match session.touch(self.world.clock.as_ref(), Some(keep)) {
             // A writer was faster: it restarted the log, only the file stays long for now.
             Err(err) if err.kind() == ErrorKind::Busy => Ok(()),
             other => other.map_err(|e: Error| e.context("restart wal")),

@@ -116,6 +116,14 @@ impl Session {
         self.reader.wal_index()
     }
 
+    /// Makes SQLite look at the wal-index with a fresh eye. A writer that was killed between its
+    /// two copies leaves them unequal; the next transaction to begin repairs them from the log.
+    pub(super) fn repair_wal_index(&mut self) -> Result<()> {
+        let other = self.writer()?;
+        begin_read(other)?;
+        other.execute("ROLLBACK")
+    }
+
     /// Ends the read transaction and starts a new one at the present end of the log. The caller
     /// makes sure that the log cannot be restarted in between: another read transaction of ours,
     /// or the write lock.
@@ -140,8 +148,20 @@ impl Session {
     }
 
     /// Takes the write lock. Nobody can append to the log or restart it until [`Session::unlock`].
-    pub(super) fn lock(&mut self) -> Result<()> {
-        self.writer()?.execute("BEGIN IMMEDIATE")
+    ///
+    /// SQLite's own waiting sleeps up to 100 ms between looks, which a writer that commits without
+    /// pause nearly always wins; so look often, for at most the busy timeout.
+    pub(super) fn lock(&mut self, clock: &dyn Clock) -> Result<()> {
+        let until = clock.elapsed() + self.busy_timeout;
+        let writer = self.writer()?;
+        loop {
+            match writer.execute("BEGIN IMMEDIATE") {
+                Err(err) if err.kind() == ErrorKind::Busy && clock.elapsed() < until => {
+                    clock.pause(Duration::from_micros(200));
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Moves the read mark under the write lock, which protects in place of the mark.
@@ -180,12 +200,13 @@ impl Session {
 
     /// Commits one page that changes nothing: `user_version` is set to what it is. If the log is
     /// fully copied and nobody reads it, this restarts it, and the file is cut to `keep_bytes`.
-    pub(super) fn touch(&mut self, keep_bytes: Option<u64>) -> Result<()> {
+    pub(super) fn touch(&mut self, clock: &dyn Clock, keep_bytes: Option<u64>) -> Result<()> {
         let writer = self.writer()?;
         if let Some(bytes) = keep_bytes {
             writer.query(&format!("PRAGMA journal_size_limit = {bytes}"))?;
         }
-        writer.execute("BEGIN IMMEDIATE")?;
+        self.lock(clock)?;
+        let writer = self.writer()?;
         let touched = writer
             .query("PRAGMA user_version")
             .and_then(|version| writer.execute(&format!("PRAGMA user_version = {version}; COMMIT")));
@@ -203,7 +224,7 @@ impl Session {
 
     fn writer(&mut self) -> Result<&mut dyn Conn> {
         if self.writer.is_none() {
-            self.writer = Some(self.sqlite.open(&self.path, self.busy_timeout)?);
+            self.writer = Some(self.sqlite.open(&self.path, Duration::ZERO)?);
         }
         match &mut self.writer {
             Some(conn) => Ok(conn.as_mut()),

@@ -120,7 +120,13 @@ impl Db {
             return Ok(Step::NoDatabase);
         };
         session.ensure_reading()?;
-        let view = LogView::take(&self.world, &self.config, session)?;
+        let view = match LogView::take(&self.world, &self.config, session) {
+            Err(err) if err.kind() == ErrorKind::Busy => {
+                session.repair_wal_index()?;
+                return Err(Error::new(ErrorKind::Changed, "wal-index was repaired"));
+            }
+            other => other?,
+        };
         if let Some(log) = &view.file {
             session.wal_id.get_or_insert(log.id);
         }
@@ -346,7 +352,7 @@ impl Db {
     /// Commits a page that changes nothing.
     fn touch(&mut self) -> Result<()> {
         let session = self.session.as_mut().ok_or_else(not_open)?;
-        match session.touch(None) {
+        match session.touch(self.world.clock.as_ref(), None) {
             // Busy writers kept the lock from us, but then they wrote the frame we wanted.
             Err(err) if err.kind() == ErrorKind::Busy && !session.wal_index()?.is_empty() => Ok(()),
             other => other.map_err(|e| e.context("ensure wal exists")),

@@ -246,3 +246,80 @@ pub fn verify(reader: impl Read) -> Result<(Header, Trailer, Summary)> {
     let trailer = decoder.trailer.ok_or_else(|| Error::corrupt("ltx file without trailer"))?;
     Ok((decoder.header, trailer, summary))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{file, header, page};
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn error_of(bytes: &[u8]) -> String {
+        let err = verify(bytes).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt);
+        err.to_string()
+    }
+
+    #[test]
+    fn nothing_more_is_read_after_an_error() {
+        let mut bytes = file(header(2, 2, 4), &[(1, 1), (2, 2)]);
+        bytes[105] = 9;
+        let mut decoder = Decoder::new(bytes.as_slice()).unwrap();
+        let mut out = page(0);
+        assert!(decoder.next_page(&mut out).is_err());
+        let again = decoder.next_page(&mut out).unwrap_err();
+        assert_eq!(again.to_string(), "ltx file was given up after an error");
+        assert_eq!(decoder.trailer(), None);
+    }
+
+    #[test]
+    fn a_buffer_of_the_wrong_size_is_the_callers_mistake_and_harmless() {
+        let bytes = file(header(2, 2, 4), &[(1, 1)]);
+        let mut decoder = Decoder::new(bytes.as_slice()).unwrap();
+        assert_eq!(decoder.next_page(&mut [0; 511]).unwrap_err().kind(), ErrorKind::Invalid);
+        assert!(decoder.next_page(&mut page(0)).unwrap().is_some());
+    }
+
+    #[test]
+    fn an_error_of_the_reader_is_not_taken_for_damage() {
+        struct Dropped<'a>(&'a [u8]);
+        impl Read for Dropped<'_> {
+            fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+                if self.0.is_empty() {
+                    return Err(Error::new(ErrorKind::Unavailable, "get object").into());
+                }
+                self.0.read(buf)
+            }
+        }
+        let bytes = file(header(2, 2, 4), &[(1, 1), (2, 2)]);
+        for len in 0..bytes.len() {
+            assert_eq!(verify(Dropped(&bytes[..len])).unwrap_err().kind(), ErrorKind::Unavailable);
+        }
+    }
+
+    #[test]
+    fn a_lock_page_is_refused() {
+        let header = Header { page_size: crate::types::PageSize::new(65536).unwrap(), ..header(2, 2, 20_000) };
+        let mut bytes = file(header, &[(16384, 1)]);
+        bytes[100..104].copy_from_slice(&16385u32.to_be_bytes());
+        assert_eq!(error_of(&bytes), "decode page 0: cannot encode lock page: pgno=16385 at offset 100");
+    }
+
+    #[test]
+    fn a_database_of_no_pages_needs_a_checksum_that_says_so() {
+        let mut bytes = file(header(2, 2, 1), &[]);
+        bytes[12..16].fill(0);
+        let mut crc = Crc::new();
+        let end = bytes.len() - 8;
+        crc.update(&bytes[..end]);
+        bytes[end..].copy_from_slice(&crc.checksum().bits().to_be_bytes());
+        assert!(error_of(&bytes).starts_with("close reader: post-apply checksum must be empty for zero-length"));
+    }
+
+    #[test]
+    fn reserved_header_bytes_are_covered_by_the_checksum() {
+        let mut bytes = file(header(2, 2, 1), &[]);
+        bytes[99] = 1;
+        let offset = bytes.len() - 8;
+        assert_eq!(error_of(&bytes), format!("close reader: file checksum mismatch at offset {offset}"));
+    }
+}

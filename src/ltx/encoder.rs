@@ -178,3 +178,117 @@ impl<W> std::fmt::Debug for Encoder<W> {
         f.debug_struct("Encoder").field("header", &self.header).field("order", &self.order).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{file, header, page, pgno};
+    use super::*;
+
+    fn encoder(header: Header) -> Encoder<Vec<u8>> {
+        Encoder::new(Vec::new(), header).unwrap()
+    }
+
+    /// Fails from the `n`th write on.
+    struct FailingWriter(usize);
+
+    impl Write for FailingWriter {
+        fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+            match self.0.checked_sub(1) {
+                Some(left) => {
+                    self.0 = left;
+                    Ok(buf.len())
+                }
+                None => Err(std::io::Error::from_raw_os_error(28)),
+            }
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_layout_is_the_documented_one() {
+        let bytes = file(header(2, 2, 4), &[(2, 7)]);
+        let block = lz4_flex::block::compress(&page(7));
+        let n = u8::try_from(block.len()).unwrap();
+        let mut expected = header(2, 2, 4).encode().to_vec();
+        expected.extend([0, 0, 0, 2, 0, 1, 0, 0, 0, n]);
+        expected.extend(block);
+        expected.extend([0, 0, 0, 0, 0, 0, 2, 100, 10 + n, 0, 0, 0, 0, 0, 0, 0, 0, 4]);
+        expected.extend([0; 8]);
+        assert_eq!(bytes[..bytes.len() - 8], expected);
+    }
+
+    #[test]
+    fn a_header_no_reader_would_accept_is_refused() {
+        let bad = Header { pre_apply: Checksum::of_crc(1), ..header(2, 2, 1) };
+        assert_eq!(Encoder::new(Vec::new(), bad).unwrap_err().to_string(), "pre-apply checksum not allowed");
+        let mut far = header(2, 2, 1);
+        far.wal.offset = u64::MAX;
+        assert_eq!(Encoder::new(Vec::new(), far).unwrap_err().to_string(), "wal offset cannot be negative: -1");
+    }
+
+    #[test]
+    fn a_page_that_may_not_come_is_refused_and_leaves_no_trace() {
+        let mut e = encoder(header(2, 2, 4));
+        e.page(pgno(2), &page(1)).unwrap();
+        let before = e.bytes_written();
+        let err = e.page(pgno(2), &page(1)).unwrap_err();
+        assert_eq!(err.to_string(), "out-of-order page numbers: 2,2");
+        let err = e.page(pgno(5), &page(1)).unwrap_err();
+        assert_eq!(err.to_string(), "page number 5 out-of-bounds for commit size 4");
+        let err = e.page(pgno(3), &[0; 100]).unwrap_err();
+        assert_eq!(
+            (err.kind(), err.to_string().as_str()),
+            (ErrorKind::Invalid, "invalid page buffer size: 100, expecting 512")
+        );
+        assert_eq!(e.bytes_written(), before);
+        assert_eq!(e.finish(Checksum::NONE).unwrap().0, file(header(2, 2, 4), &[(2, 1)]));
+    }
+
+    #[test]
+    fn a_file_cannot_be_finished_against_the_rules() {
+        let err = encoder(header(1, 1, 2)).finish(Checksum::NONE).unwrap_err();
+        assert_eq!(err.to_string(), "snapshot transaction file ends with page number 0, commit size is 2");
+        let err = encoder(header(2, 2, 2)).finish(Checksum::of_crc(1)).unwrap_err();
+        assert_eq!(err.to_string(), "post-apply checksum not allowed");
+        let err = encoder(header(2, 2, 0)).finish(Checksum::NONE).unwrap_err();
+        assert_eq!(err.to_string(), "post-apply checksum must be empty for zero-length database");
+    }
+
+    #[test]
+    fn after_a_failed_write_the_file_cannot_be_finished() {
+        // Noise, so that pages fill the buffer.
+        let mut state = 1u64;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .take(512)
+        .collect();
+        for writes in 0..3 {
+            let mut e = Encoder::new(FailingWriter(writes), header(2, 2, 10_000)).unwrap();
+            let failed = (1..=10_000).find_map(|n| e.page(pgno(n), &noise).err()).unwrap();
+            assert_eq!(failed.kind(), ErrorKind::DiskFull);
+            assert!(e.finish(Checksum::NONE).is_err());
+        }
+    }
+
+    #[test]
+    fn a_small_file_is_a_single_write() {
+        struct Once(bool);
+        impl Write for Once {
+            fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+                assert!(!std::mem::replace(&mut self.0, true));
+                Ok(buf.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut e = Encoder::new(Once(false), header(2, 2, 4)).unwrap();
+        e.page(pgno(1), &page(1)).unwrap();
+        e.finish(Checksum::NONE).unwrap();
+    }
+}

@@ -99,6 +99,17 @@ impl Header {
         Ok(Self { no_checksum, page_size, commit, txids, timestamp, pre_apply, wal, node_id })
     }
 
+    /// Checks that a file with this header is what its name says.
+    ///
+    /// # Errors
+    /// `Corrupt` when the name stands for other transactions.
+    pub fn check_name(&self, named: TxidRange) -> Result<()> {
+        if self.txids == named {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!("ltx file is named {named} but its header says {}", self.txids)))
+    }
+
     /// The stored form. Not validated: [`Header::decode`] of the result does that.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::SIZE] {
@@ -286,6 +297,13 @@ mod tests {
             b[64..72].fill(0);
         };
         assert_eq!(fails_with(header(), sized), "wal offset required if wal size exists");
+    }
+
+    #[test]
+    fn a_file_under_the_name_of_another_is_noticed() {
+        assert!(header().check_name(header().txids).is_ok());
+        let err = header().check_name(TxidRange::single(Txid::FIRST)).unwrap_err();
+        assert_eq!(err.kind(), crate::error::ErrorKind::Corrupt);
     }
 
     #[test]

@@ -346,3 +346,111 @@ pub fn read_page(file: &dyn sys::File, at: PageRef, pgno: Pgno, page_size: PageS
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{file, header, page, pgno};
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::sys::{Fs, OpenMode, OsFs, OwnerMode};
+
+    fn opened(bytes: &[u8]) -> (tempfile::TempDir, Box<dyn sys::File>) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsFs.open(&dir.path().join("x"), OpenMode::CreateNew(OwnerMode::PRIVATE_FILE)).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        (dir, file)
+    }
+
+    fn open_error(bytes: &[u8]) -> String {
+        let err = PageIndex::open(&*opened(bytes).1).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt);
+        err.to_string()
+    }
+
+    #[test]
+    fn varints_read_back_in_their_shortest_form_only() {
+        for value in [0, 1, 127, 128, 300, 16383, 16384, u64::from(u32::MAX), 1 << 63, u64::MAX] {
+            let mut bytes = [0xff; MAX_VARINT];
+            let len = put_varint(value, &mut bytes);
+            assert_eq!(get_varint(&bytes), Some((value, len)), "{value}");
+            assert_eq!(get_varint(&bytes[..len - 1]), None);
+        }
+        assert_eq!(get_varint(&[0x80, 0x00]), None);
+        assert_eq!(get_varint(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]), None);
+        assert_eq!(get_varint(&[0x80; 11]), None);
+    }
+
+    #[test]
+    fn the_compact_log_gives_the_entries_back_across_chunks() {
+        let mut log = FrameLog::default();
+        let mut expected = Vec::new();
+        let mut offset = FIRST_FRAME;
+        for n in 1..50_000u32 {
+            let (number, size) = (pgno(n * 3), u64::from(n % 4000 + 7));
+            log.push(number, size);
+            expected.extend_from_slice(Entry::new(number, offset, size).as_bytes());
+            offset += size;
+        }
+        assert!(log.chunks.len() > 2);
+        let bytes: usize = log.chunks.iter().map(Vec::len).sum();
+        assert!(bytes < 50_000 * 4, "{bytes}");
+        let entries: Vec<u8> = log.entries().flat_map(|e| e.as_bytes().to_vec()).collect();
+        assert_eq!(entries, expected);
+    }
+
+    #[test]
+    fn pages_are_found_and_read_by_number() {
+        let (_dir, file) = opened(&file(header(2, 2, 9), &[(2, 20), (3, 30), (7, 70)]));
+        let index = PageIndex::open(&*file).unwrap();
+        assert_eq!((index.len(), index.is_empty()), (3, false));
+        let mut out = page(0);
+        for n in 1..=9 {
+            let at = index.find(pgno(n));
+            assert_eq!(at.is_some(), [2, 3, 7].contains(&n));
+            if let Some(at) = at {
+                read_page(&*file, at, pgno(n), index.header().page_size, &mut out).unwrap();
+                assert_eq!(out, page(u8::try_from(n).unwrap() * 10));
+            }
+        }
+    }
+
+    #[test]
+    fn a_reference_that_does_not_fit_the_page_is_refused() {
+        let (_dir, file) = opened(&file(header(2, 2, 9), &[(2, 20), (3, 30)]));
+        let index = PageIndex::open(&*file).unwrap();
+        let at = index.find(pgno(2)).unwrap();
+        let size = index.header().page_size;
+        let mut out = page(0);
+        let mut read = |at| read_page(&*file, at, pgno(2), size, &mut out).unwrap_err().to_string();
+        assert!(read(PageRef { size: at.size + 1, ..at }).contains("longer than its page"));
+        assert!(read(PageRef { size: at.size - 1, ..at }).contains("unexpected EOF"));
+        assert!(read(PageRef { offset: at.offset + at.size, ..at }).contains("page 3 found instead of page 2"));
+        assert!(read(PageRef { size: u64::MAX, ..at }).contains("out of bounds"));
+        assert!(read(PageRef { offset: 1 << 40, ..at }).contains("EOF"));
+    }
+
+    #[test]
+    fn an_index_that_cannot_be_true_is_refused() {
+        let good = file(header(2, 2, 9), &[(2, 20), (3, 30)]);
+        let len = good.len();
+        let patched = |at: usize, value: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            open_error(&bytes)
+        };
+        assert!(PageIndex::open(&*opened(&good).1).is_ok());
+        assert_eq!(open_error(&good[..130]), "ltx file too short to contain a page index: 130 bytes");
+        // The size: too large by far, too small by one, zero.
+        assert!(patched(len - 24, 0xff).contains("page index size out of bounds"));
+        assert!(patched(len - 17, good[len - 17] - 1).starts_with("read page index: "));
+        assert!(patched(len - 17, 0).contains("page index size out of bounds: 0"));
+        // The entries: page number, order, offset, size, end.
+        let start = len - 24 - usize::from(good[len - 17]);
+        assert!(patched(start, 10).contains("out-of-bounds for commit size 9"));
+        assert!(patched(start, 3).contains("out-of-order page numbers: 3,3"));
+        assert!(patched(start + 1, 101).contains("wrong place for page 2"));
+        assert!(patched(start + 2, good[start + 2] + 1).contains("wrong place for page 3"));
+        assert!(patched(len - 25, 1).starts_with("read page index: "));
+        assert!(patched(start - 1, 1).contains("no end of the page block"));
+    }
+}

@@ -133,3 +133,110 @@ fn prepare<R: Read>(decoders: Vec<Decoder<R>>) -> Vec<Input<R>> {
     inputs.reverse();
     inputs
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{file, header};
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::types::PageSize;
+
+    fn merged(files: &[Vec<u8>]) -> Result<(Header, Vec<(u32, u8)>)> {
+        let inputs = files.iter().map(|bytes| Decoder::new(bytes.as_slice())).collect::<Result<Vec<_>>>()?;
+        let (bytes, header, _) = merge(inputs, Vec::new())?;
+        let mut decoder = Decoder::new(bytes.as_slice())?;
+        assert_eq!(decoder.header(), &header);
+        let (mut page, mut pages) = (vec![0; header.page_size.len()], Vec::new());
+        while let Some(pgno) = decoder.next_page(&mut page)? {
+            pages.push((pgno.get(), page[0]));
+        }
+        Ok((header, pages))
+    }
+
+    fn error_of(files: &[Vec<u8>]) -> String {
+        let err = merged(files).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Corrupt);
+        err.to_string()
+    }
+
+    #[test]
+    fn of_each_page_the_newest_copy_wins() {
+        let (header, pages) = merged(&[
+            file(header(3, 3, 5), &[(1, 3), (2, 3), (5, 3)]),
+            file(header(4, 6, 6), &[(2, 4), (6, 4)]),
+            file(header(7, 7, 6), &[(2, 7), (4, 7)]),
+        ])
+        .unwrap();
+        assert_eq!(pages, [(1, 3), (2, 7), (4, 7), (5, 3), (6, 4)]);
+        assert_eq!(header, super::super::testing::header(3, 7, 6));
+    }
+
+    #[test]
+    fn the_output_keeps_no_place_in_the_wal() {
+        let mut with_wal = header(3, 3, 1);
+        with_wal.wal = WalPos { offset: 32, size: 536, salt1: 1, salt2: 2 };
+        with_wal.node_id = 9;
+        assert_eq!(merged(&[file(with_wal, &[(1, 1)])]).unwrap().0, header(3, 3, 1));
+    }
+
+    #[test]
+    fn overlapping_inputs_are_fine_but_gaps_and_repeats_are_not() {
+        let f = |min, max| file(header(min, max, 9), &[(1, 1)]);
+        assert!(merged(&[f(2, 5), f(4, 7)]).is_ok());
+        assert_eq!(
+            error_of(&[f(2, 5), f(7, 7)]),
+            "non-contiguous transaction ids in input files: \
+             (0000000000000002,0000000000000005) -> (0000000000000007,0000000000000007)"
+        );
+        assert!(error_of(&[f(2, 5), f(3, 5)]).starts_with("non-contiguous transaction ids"));
+        assert!(error_of(&[f(2, 5), f(2, 4)]).starts_with("non-contiguous transaction ids"));
+    }
+
+    #[test]
+    fn nothing_cannot_be_merged() {
+        assert_eq!(merged(&[]).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn inputs_agree_on_the_page_size() {
+        let other = Header { page_size: PageSize::new(1024).unwrap(), ..header(3, 3, 1) };
+        assert_eq!(
+            error_of(&[file(header(2, 2, 1), &[]), file(other, &[])]),
+            "input files have mismatched page sizes: 512 != 1024"
+        );
+    }
+
+    #[test]
+    fn pages_beyond_the_final_size_are_dropped() {
+        let (_, pages) =
+            merged(&[file(header(2, 2, 9), &[(1, 1), (8, 1), (9, 1)]), file(header(3, 3, 8), &[(1, 2)])]).unwrap();
+        assert_eq!(pages, [(1, 2), (8, 1)]);
+    }
+
+    #[test]
+    fn a_page_from_before_a_shrink_is_never_used() {
+        let before = file(header(2, 2, 9), &[(1, 2), (8, 2)]);
+        let shrunk = file(header(3, 3, 5), &[(1, 3)]);
+        let regrown = file(header(4, 4, 9), &[(1, 4), (6, 4), (7, 4), (8, 4), (9, 4)]);
+        let (_, pages) = merged(&[before.clone(), shrunk.clone(), regrown]).unwrap();
+        assert_eq!(pages, [(1, 4), (6, 4), (7, 4), (8, 4), (9, 4)]);
+
+        let forgetful = file(header(4, 4, 9), &[(1, 4), (9, 4)]);
+        let text = "page 8 of 0000000000000002-0000000000000002 \
+                    was not written again after the database had shrunk to 5 pages";
+        assert_eq!(error_of(&[before.clone(), shrunk.clone(), forgetful.clone()]), text);
+        // Also when another file lies between.
+        let between = file(header(4, 4, 7), &[(6, 4), (7, 4)]);
+        let last = file(header(5, 5, 9), &[(1, 5)]);
+        assert_eq!(error_of(&[before, shrunk, between, last]), text);
+    }
+
+    #[test]
+    fn a_merge_from_the_first_transaction_on_holds_every_page() {
+        let first = file(header(1, 1, 2), &[(1, 1), (2, 1)]);
+        let grown = file(header(2, 2, 4), &[(4, 2)]);
+        assert_eq!(error_of(&[first.clone(), grown]), "nonsequential page numbers in snapshot transaction: 2,4");
+        let grown = file(header(2, 2, 3), &[(1, 2)]);
+        assert_eq!(error_of(&[first, grown]), "snapshot transaction file ends with page number 2, commit size is 3");
+    }
+}

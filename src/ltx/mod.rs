@@ -23,6 +23,8 @@ mod name;
 mod order;
 mod page;
 mod source;
+#[cfg(test)]
+mod testing;
 
 pub use checksum::{crc64, page_checksum};
 pub use decoder::{Decoder, Summary, verify};

@@ -5,28 +5,33 @@
 //!    publishing. Without `-force` only an absent or empty file without SQLite sidecars (`-wal`,
 //!    `-shm`, `-journal`) will do. Sidecars count even if the database itself is missing: SQLite
 //!    would replay a foreign `-wal` into the restored file (X5).
-//! 2. The database is built as `<output>.tmp`, created exclusively, links not followed; verified
-//!    there; synced. Until then nothing at the destination has been touched.
+//! 2. The database is built as `<output>.<16 hex digits>.tmp`, created exclusively, links not
+//!    followed; verified there; synced. Until then nothing at the destination has been touched. The
+//!    name is unique: two restores to one place cannot publish each other's half of a file.
+//!    What a crash left under such a name is removed once it is old.
 //! 3. With `-force`: old sidecars are renamed to `<sidecar>.before-restore`, and the directory is
 //!    synced, so that no power cut can bring them back beside the new file.
-//! 4. `<output>.tmp` is renamed to `<output>`; the directory is synced.
+//! 4. The temporary file is renamed to `<output>`; the directory is synced.
 //! 5. The sidecars put aside are removed.
 //!
-//! A failure in 3 or 4 puts the sidecars back, unless the new file already has the name. A crash
+//! A failure in 3 or 4 puts the sidecars back, unless another file has the name by then. A crash
 //! between 3 and 4 leaves the old database without its `-wal`, which lies beside it under the
 //! other name; the reverse order would leave the new database with the old `-wal`: garbage that
 //! looks restored.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fs::with_suffix;
-use crate::sys::{FileKind, FileStat, Fs, OwnerMode, Publisher, fault_point};
+use crate::sys::{FileKind, FileStat, Fs, OwnerMode, Publisher, World, fault_point, target_of_temp, unique_temp_path};
 
 /// What SQLite keeps beside a database.
 const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// Suffix of old sidecars between steps 3 and 5.
 const ASIDE: &str = ".before-restore";
+/// A temporary database this old belongs to a restore that died: living ones keep writing.
+const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// What may be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,31 +91,47 @@ impl Destination {
 
     /// Creates the directory and the temporary file. A database that is replaced hands on its
     /// mode and owner: what was private stays so.
-    pub(crate) fn create<'a>(&self, fs: &'a dyn Fs) -> Result<Publisher<'a>> {
+    pub(crate) fn create<'a>(&self, world: &'a World) -> Result<Publisher<'a>> {
+        let fs = world.fs.as_ref();
         let existing = self.check(fs)?;
         if let Some(dir) = self.path.parent() {
             fs.create_dir_all(dir, OwnerMode::PRIVATE_DIR)?;
         }
+        self.sweep(world);
         let mode = existing.map_or(OwnerMode::DEFAULT_FILE, |stat| stat.owner_mode);
-        Publisher::create(fs, &self.path, mode)
+        let temp = unique_temp_path(world.random.as_ref(), &self.path);
+        Publisher::create_as(fs, temp, &self.path, mode)
+    }
+
+    /// Removes what crashed restores to this place left. Best effort.
+    fn sweep(&self, world: &World) {
+        let (fs, before) = (world.fs.as_ref(), world.clock.now().minus(STALE_AFTER));
+        let (Some(dir), Some(name)) = (self.path.parent(), self.path.file_name().and_then(|name| name.to_str())) else {
+            return;
+        };
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        for entry in fs.list(dir).unwrap_or_default() {
+            let path = dir.join(&entry.name);
+            if entry.kind == FileKind::File
+                && target_of_temp(&entry.name) == Some(name)
+                && fs.stat(&path).is_ok_and(|stat| stat.modified < before)
+            {
+                let _ = fs.remove_file(&path).and_then(|()| remove_sidecars(fs, &path));
+            }
+        }
     }
 
     /// Steps 2 (sync) to 5.
     pub(crate) fn publish(&self, fs: &dyn Fs, publisher: Publisher<'_>) -> Result<()> {
         publisher.file().sync()?;
-        let new_id = publisher.file().stat()?.id;
-        self.check(fs)?;
-        // The name is the same for every restore to this place; two at once must not mix.
-        if fs.stat(publisher.temp_path())?.id != new_id {
-            let text = "another restore is writing to the same output";
-            return Err(Error::new(ErrorKind::Busy, text).at(self.path.display()));
-        }
+        let id_of = |stat: Option<FileStat>| stat.map(|stat| stat.id);
+        let before = id_of(self.check(fs)?);
         let mut aside = Aside { fs, dir: self.path.parent(), moved: Vec::new() };
         let published = aside.move_sidecars(&self.path).and_then(|()| publisher.publish(None));
         if let Err(err) = published {
-            // A failed directory sync reports an error although the rename took place.
-            let is_new = fs.stat(&self.path).is_ok_and(|stat| stat.id == new_id);
-            if !is_new {
+            // A failed directory sync reports an error although the rename took place. Old sidecars
+            // belong to the old file only.
+            if fs.stat_opt(&self.path).is_ok_and(|now| id_of(now) == before) {
                 aside.move_back();
             }
             return Err(err);

@@ -67,6 +67,8 @@ pub fn plan(files: &[FileInfo], target: Target) -> Result<Vec<FileInfo>> {
     let next = cursors.iter().filter_map(|cursor| cursor.rest.first()).map(|file| file.txids.min()).min();
     match (target, next) {
         (Target::Txid(txid), _) if reached != Some(txid) => Err(nothing_found()),
+        // Before the first snapshot that is left there is no state to be older than what was asked for.
+        (Target::Before(_), _) if plan.is_empty() => Err(nothing_found()),
         (Target::Latest | Target::Before(_), Some(next)) => Err(gap(reached, next)),
         _ if plan.is_empty() => Err(nothing_found()),
         _ => Ok(plan),

@@ -168,7 +168,7 @@ struct Job {
 impl Job {
     fn run(mut self) -> Result<Applied> {
         let fs = self.world.fs.as_ref();
-        let publisher = self.destination.create(fs)?;
+        let publisher = self.destination.create(&self.world)?;
         let sources = (0..self.files).map(|_| {
             // No more to come although files are missing: whoever wanted this has left.
             self.waiting.blocking_recv().ok_or_else(|| Error::new(ErrorKind::Cancelled, "restore was stopped"))

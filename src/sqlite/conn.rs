@@ -199,16 +199,16 @@ impl Conn for SystemConn {
     }
 
     fn wal_index(&self) -> Result<WalIndex> {
-        for attempt in 0..100 {
+        for attempt in 0..500 {
             if let Some(index) = WalIndex::decode(&self.copy_wal_index()?) {
                 return Ok(index);
             }
             // A writer is between its two copies: nanoseconds, unless it was preempted there.
             if attempt > 10 {
-                std::thread::yield_now();
+                std::thread::sleep(Duration::from_micros(50));
             }
         }
-        Err(Error::new(ErrorKind::Busy, "read wal-index: header kept changing"))
+        Err(Error::new(ErrorKind::Busy, "read wal-index: header copies do not agree"))
     }
 }
 

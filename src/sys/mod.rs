@@ -19,7 +19,7 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use fault::{FaultPoint, fault_point};
 pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Modes, OpenMode, OwnerMode};
 pub use os_fs::OsFs;
-pub use publish::{Publisher, read_full_at};
+pub use publish::{Publisher, read_full_at, target_of_temp, unique_temp_path};
 pub use random::{OsRandom, Random};
 
 /// File system, clock and randomness, as everything above `sys` sees them.

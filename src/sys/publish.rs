@@ -10,8 +10,29 @@ use std::path::{Path, PathBuf};
 
 use super::fault::fault_point;
 use super::fs::{File, Fs, OpenMode, OwnerMode};
+use super::random::Random;
 use crate::error::{Error, Result};
 use crate::types::Timestamp;
+
+/// Suffix of files that are not published yet.
+const TEMP_SUFFIX: &str = ".tmp";
+
+/// A temporary name for `target` that no other writer has: `<target>.<16 hex digits>.tmp`.
+///
+/// For places where more than one process may write the same target: under a common name one
+/// would publish what the other has only begun.
+#[must_use]
+pub fn unique_temp_path(random: &dyn Random, target: &Path) -> PathBuf {
+    super::fs::with_suffix(target, &format!(".{:016x}{TEMP_SUFFIX}", random.next_u64()))
+}
+
+/// The name of the target that `name` is a [`unique_temp_path`] of.
+#[must_use]
+pub fn target_of_temp(name: &str) -> Option<&str> {
+    let (target, tag) = name.strip_suffix(TEMP_SUFFIX)?.rsplit_once('.')?;
+    let is_tag = tag.len() == 16 && tag.bytes().all(|b| b.is_ascii_hexdigit());
+    (is_tag && !target.is_empty()).then_some(target)
+}
 
 /// A file being written under a temporary name beside its final one.
 #[derive(Debug)]
@@ -149,6 +170,18 @@ mod tests {
         let stat = OsFs.stat(&target).unwrap();
         assert_eq!(stat.modified, Timestamp::from_millis(1_500));
         assert_eq!(super::super::os_fs::mode_of(&target), 0o600);
+    }
+
+    #[test]
+    fn unique_temporary_names_tell_their_target() {
+        let target = Path::new("/x/app.db");
+        let temp = unique_temp_path(&super::super::OsRandom, target);
+        assert_ne!(temp, unique_temp_path(&super::super::OsRandom, target));
+        assert_eq!(temp.parent(), target.parent());
+        assert_eq!(target_of_temp(temp.file_name().unwrap().to_str().unwrap()), Some("app.db"));
+        for other in ["app.db.tmp", "app.db", ".0123456789abcdef.tmp", "x.0123456789abcdeg.tmp", "x.0123456789abcdef"] {
+            assert_eq!(target_of_temp(other), None, "{other}");
+        }
     }
 
     #[cfg(unix)]

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
 use super::stream as byte_stream;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::{File, FileKind, OpenMode, Publisher, World, blocking};
+use crate::sys::{File, FileKind, OpenMode, Publisher, World, blocking, target_of_temp, unique_temp_path};
 
 /// Bytes handed to the writing thread at once.
 const BATCH: usize = 512 * 1024;
@@ -168,7 +168,7 @@ impl PutJob {
             self.world.fs.create_dir_all(dir, modes.dir)?;
             self.sweep(dir);
         }
-        let temp = self.path.with_file_name(self.temp_name());
+        let temp = unique_temp_path(self.world.random.as_ref(), &self.path);
         let publisher = Publisher::create_as(self.world.fs.as_ref(), temp, &self.path, modes.file)?;
         let mut size = 0;
         loop {
@@ -184,11 +184,6 @@ impl PutJob {
         check_size(self.opts.size, size)?;
         publisher.publish(Some(self.opts.stamp))?;
         Ok(size)
-    }
-
-    fn temp_name(&self) -> String {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        format!("{name}.{:016x}{TEMP_SUFFIX}", self.world.random.next_u64())
     }
 
     /// Removes what dead writers left in `dir`, once per directory. Best effort.
@@ -214,13 +209,7 @@ impl PutJob {
 
 /// `x.ltx.<16 hex digits>.tmp`, or `x.ltx.tmp` as Litestream writes it. Other files are not ours.
 fn is_our_temp_name(name: &str) -> bool {
-    let Some(stem) = name.strip_suffix(TEMP_SUFFIX) else { return false };
-    let is_tag = |tag: &str| tag.len() == 16 && tag.bytes().all(|b| b.is_ascii_hexdigit());
-    let object = match stem.rsplit_once('.') {
-        Some((object, tag)) if is_tag(tag) => object,
-        _ => stem,
-    };
-    object.ends_with(".ltx")
+    target_of_temp(name).or_else(|| name.strip_suffix(TEMP_SUFFIX)).is_some_and(|object| object.ends_with(".ltx"))
 }
 
 /// Refuses a body of another length than was announced.

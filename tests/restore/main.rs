@@ -1,0 +1,8 @@
+//! Restores of replicas that Litestream wrote, of damaged ones, and onto destinations that are not empty.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod destination;
+mod fixtures;
+mod replica;
+mod support;

@@ -1,0 +1,100 @@
+//! Copies of the fixture replicas, and restores from them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use litestream::error::Result;
+use litestream::ltx::Header;
+use litestream::replica::file::FileClient;
+use litestream::replica::{Layout, Replica};
+use litestream::restore::{Check, Report, Request, run};
+use litestream::sys::World;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+pub(crate) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/replicas")
+}
+
+/// A replica in a directory of its own, and room for outputs beside it.
+pub(crate) struct Scene {
+    dir: TempDir,
+    pub(crate) replica: Replica,
+    pub(crate) world: World,
+}
+
+impl Scene {
+    pub(crate) fn of(fixture: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("replica");
+        copy(&fixtures().join(fixture).join("replica"), &root);
+        let world = World::system();
+        let replica = Replica::new(Arc::new(FileClient::new(world.clone(), root)), Layout::Decimal);
+        fs::create_dir(dir.path().join("out")).unwrap();
+        Self { dir, replica, world }
+    }
+
+    /// A file of the replica.
+    pub(crate) fn ltx(&self, level: u8, min: u64, max: u64) -> PathBuf {
+        self.dir.path().join(format!("replica/ltx/{level}/{min:016x}-{max:016x}.ltx"))
+    }
+
+    /// Where outputs go; empty at first.
+    pub(crate) fn out_dir(&self) -> PathBuf {
+        self.dir.path().join("out")
+    }
+
+    pub(crate) fn output(&self) -> PathBuf {
+        self.out_dir().join("db")
+    }
+
+    /// Names and contents of the output directory.
+    pub(crate) fn outputs(&self) -> Vec<(String, Vec<u8>)> {
+        let mut entries: Vec<_> = fs::read_dir(self.out_dir())
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
+            })
+            .collect();
+        entries.sort();
+        entries
+    }
+
+    pub(crate) async fn restore(&self, request: &Request) -> Result<Report> {
+        run(&self.world, &self.replica, request, no_check()).await
+    }
+}
+
+pub(crate) fn no_check() -> Check {
+    Arc::new(|_, _| panic!("no check was asked for"))
+}
+
+/// Copies a tree; LTX files get the time of their header, which git does not keep.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+            continue;
+        }
+        fs::copy(entry.path(), &target).unwrap();
+        stamp(&target);
+    }
+}
+
+pub(crate) fn stamp(path: &Path) {
+    let head: [u8; Header::SIZE] = fs::read(path).unwrap()[..Header::SIZE].try_into().unwrap();
+    let millis = Header::decode(&head).unwrap().timestamp.millis();
+    let time = UNIX_EPOCH + Duration::from_millis(millis.try_into().unwrap());
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_times(fs::FileTimes::new().set_modified(time)).unwrap();
+}
+
+pub(crate) fn sha256(path: &Path) -> String {
+    Sha256::digest(fs::read(path).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
