@@ -7,7 +7,6 @@ mod databases;
 mod flags;
 mod ltx;
 mod output;
-#[expect(dead_code, reason = "of use with the replicate command")]
 mod process;
 #[expect(dead_code, reason = "becomes a command together with the store it runs")]
 mod replicate;
