@@ -11,6 +11,7 @@ pub mod ltx;
 pub mod replica;
 pub mod restore;
 pub mod sqlite;
+pub mod store;
 pub mod sys;
 pub mod telemetry;
 pub mod types;

@@ -1,6 +1,6 @@
 //! Settings of one database.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::sys::fs::with_suffix;
@@ -27,11 +27,11 @@ pub struct DbConfig {
 }
 
 impl DbConfig {
-    /// Defaults for a database.
+    /// Defaults for a database and its directory of local state.
     #[must_use]
-    pub fn new(path: PathBuf) -> Self {
+    pub fn new(path: PathBuf, meta_path: PathBuf) -> Self {
         Self {
-            meta_path: Self::default_meta_path(&path),
+            meta_path,
             path,
             busy_timeout: Duration::from_secs(1),
             checkpoint_interval: Some(Duration::from_secs(60)),
@@ -39,15 +39,6 @@ impl DbConfig {
             truncate_pages: Some(121_359),
             max_sync_wal_bytes: Some(64 * 1024 * 1024),
         }
-    }
-
-    /// `<dir>/.<file>-litestream`.
-    #[must_use]
-    pub fn default_meta_path(path: &Path) -> PathBuf {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push("-litestream");
-        path.with_file_name(name)
     }
 
     /// The write-ahead log.

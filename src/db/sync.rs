@@ -11,7 +11,7 @@ use super::plan::{Beyond, Facts, LastFacts, Plan, Reason, Tail, plan};
 use super::record::{Record, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{Encoder, FileWriter, Header, WalPos};
-use crate::sys::{Modes, OwnerMode, Publisher, fault_point};
+use crate::sys::{OwnerMode, Publisher, fault_point};
 use crate::types::{Checksum, Level, Txid, TxidRange};
 use crate::wal::{PageMap, Segment, WalChecksum, WalHeader};
 
@@ -321,7 +321,7 @@ impl Db {
         source: &PageSource<'_>,
         still_true: impl FnOnce() -> Result<()>,
     ) -> Result<u64> {
-        let modes = self.modes().unwrap_or(Modes { file: OwnerMode::PRIVATE_FILE, dir: OwnerMode::PRIVATE_DIR });
+        let modes = self.modes().unwrap_or_default();
         self.world.fs.create_dir_all(&self.local.level_dir(Level::L0), modes.dir)?;
         let path = self.local.path(Level::L0, header.txids);
         let publisher = Publisher::create(self.world.fs.as_ref(), &path, modes.file)?;

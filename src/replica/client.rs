@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::error::{Error, Result};
-use crate::sys::OwnerMode;
+use crate::sys::Modes;
 use crate::types::Timestamp;
 
 /// The bytes of an object, in order. Ends after the first error.
@@ -96,22 +96,6 @@ pub enum Stamps {
     Exact,
 }
 
-/// Modes and owners for what a client creates, where the store has such things.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Modes {
-    /// For files.
-    pub file: OwnerMode,
-    /// For directories.
-    pub dir: OwnerMode,
-}
-
-impl Default for Modes {
-    /// Private to whoever runs the program.
-    fn default() -> Self {
-        Self { file: OwnerMode::PRIVATE_FILE, dir: OwnerMode::PRIVATE_DIR }
-    }
-}
-
 /// Facts about an object to be written.
 #[derive(Debug, Clone, Copy)]
 pub struct PutOptions {
@@ -119,7 +103,7 @@ pub struct PutOptions {
     pub stamp: Timestamp,
     /// Length of the body in bytes, if known beforehand. A body of another length is refused.
     pub size: Option<u64>,
-    /// Modes to create files and directories with; [`Modes::default`] if not given.
+    /// Modes to create files and directories with; private ones if not given.
     pub modes: Option<Modes>,
 }
 

@@ -15,7 +15,7 @@ mod replica;
 mod stream;
 
 pub use build::build;
-pub use client::{ByteStream, Key, Modes, ObjectMeta, PutOptions, ReplicaClient, Stamps};
+pub use client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
 pub use layout::Layout;
 pub use replica::{FileInfo, Replica};
 pub use stream::once;

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use futures::stream::TryStreamExt;
 
-use super::client::{ByteStream, Modes, PutOptions, ReplicaClient, Stamps};
+use super::client::{ByteStream, PutOptions, ReplicaClient, Stamps};
 use super::layout::Layout;
 use super::{reader, stream};
 use crate::error::{Error, Result};
 use crate::ltx;
-use crate::sys::{File, OpenMode, World, blocking, read_full_at};
+use crate::sys::{File, Modes, OpenMode, World, blocking, read_full_at};
 use crate::types::{Level, Timestamp, Txid, TxidRange};
 
 /// One LTX file of a replica, as a listing shows it.

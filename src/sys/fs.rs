@@ -53,6 +53,13 @@ pub struct Modes {
     pub dir: OwnerMode,
 }
 
+impl Default for Modes {
+    /// Private to whoever runs the program.
+    fn default() -> Self {
+        Self { file: OwnerMode::PRIVATE_FILE, dir: OwnerMode::PRIVATE_DIR }
+    }
+}
+
 /// Facts about a file.
 #[derive(Debug, Clone, Copy)]
 pub struct FileStat {

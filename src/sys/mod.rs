@@ -10,6 +10,7 @@ pub(crate) mod fs;
 mod os_fs;
 mod publish;
 mod random;
+mod task;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Modes, OpenMode, Ow
 pub use os_fs::OsFs;
 pub use publish::{Publisher, read_full_at, target_of_temp, unique_temp_path};
 pub use random::{OsRandom, Random};
+pub use task::TaskGroup;
 
 /// File system, clock and randomness, as everything above `sys` sees them.
 #[derive(Debug, Clone)]

@@ -48,7 +48,11 @@ impl Bench {
     }
 
     pub(crate) fn config(&self) -> DbConfig {
-        DbConfig::new(self.path.clone())
+        DbConfig::new(self.path.clone(), self.meta())
+    }
+
+    pub(crate) fn meta(&self) -> PathBuf {
+        self.path.with_file_name(".db-litestream")
     }
 
     pub(crate) fn engine(&self, config: DbConfig) -> Db {
@@ -57,7 +61,7 @@ impl Bench {
 
     /// The local files put together.
     pub(crate) fn replayed(&self) -> Vec<u8> {
-        let local = LocalDir::new(&World::system(), DbConfig::default_meta_path(&self.path));
+        let local = LocalDir::new(&World::system(), self.meta());
         let mut image = Vec::new();
         for txids in local.list(Level::L0).unwrap() {
             let file = local.open(Level::L0, txids).unwrap();

@@ -2,8 +2,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use futures::TryStreamExt;
 
-use super::super::client::Modes;
 use super::*;
+use crate::sys::Modes;
 use crate::sys::OwnerMode;
 use crate::types::Timestamp;
 

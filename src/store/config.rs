@@ -1,0 +1,85 @@
+//! What to replicate, where to and how often.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::config::{DbSettings, ReplicaSettings};
+use crate::db::DbConfig;
+use crate::error::{Error, Result};
+use crate::replica::{self, Replica};
+use crate::sys::World;
+
+/// Everything a store needs to know.
+#[derive(Debug)]
+pub struct StoreConfig {
+    /// The databases.
+    pub databases: Vec<DatabaseConfig>,
+    /// The final sync.
+    pub shutdown: ShutdownPolicy,
+}
+
+/// One database.
+#[derive(Debug)]
+pub struct DatabaseConfig {
+    /// Of the engine.
+    pub db: DbConfig,
+    /// How often the log is looked at; `None` = never.
+    pub monitor_interval: Option<Duration>,
+    /// Where its files go.
+    pub targets: Vec<TargetConfig>,
+}
+
+/// One place that files go to.
+#[derive(Debug)]
+pub struct TargetConfig {
+    /// The store.
+    pub replica: Replica,
+    /// Shortest time between uploads.
+    pub sync_interval: Duration,
+    /// Files per background pass.
+    pub max_files: Option<NonZeroUsize>,
+}
+
+/// How long the final upload is tried.
+#[derive(Debug, Clone, Copy)]
+pub struct ShutdownPolicy {
+    /// All attempts together; zero = one attempt.
+    pub timeout: Duration,
+    /// Pause between attempts.
+    pub interval: Duration,
+}
+
+impl DatabaseConfig {
+    /// From validated settings.
+    ///
+    /// # Errors
+    /// A replica that cannot be built, a threshold of zero.
+    pub fn from_settings(settings: &DbSettings, world: &World) -> Result<Self> {
+        let pages = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        if settings.min_checkpoint_page_count == 0 {
+            return Err(Error::invalid("minimum checkpoint page count required"));
+        }
+        Ok(Self {
+            db: DbConfig {
+                busy_timeout: settings.busy_timeout,
+                checkpoint_interval: settings.checkpoint_interval,
+                min_checkpoint_pages: pages(settings.min_checkpoint_page_count),
+                truncate_pages: settings.truncate_page_n.map(pages),
+                max_sync_wal_bytes: settings.max_sync_wal_bytes,
+                ..DbConfig::new(settings.path.clone(), settings.meta_path.clone())
+            },
+            monitor_interval: settings.monitor_interval,
+            targets: vec![TargetConfig::from_settings(&settings.replica, world)?],
+        })
+    }
+}
+
+impl TargetConfig {
+    fn from_settings(settings: &ReplicaSettings, world: &World) -> Result<Self> {
+        Ok(Self {
+            replica: replica::build(settings, world)?,
+            sync_interval: settings.sync_interval,
+            max_files: settings.max_sync_ltx_files.and_then(NonZeroUsize::new),
+        })
+    }
+}

@@ -1,0 +1,249 @@
+//! One target of a database: uploads L0 files in order.
+
+use std::io::BufWriter;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info};
+
+use super::config::TargetConfig;
+use super::database::Database;
+use crate::db::SnapshotInfo;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ltx::{FileWriter, Header};
+use crate::replica::{Replica, Stamps};
+use crate::sys::{Backoff, LogLimiter, OpenMode, Publisher, World, blocking, read_full_at};
+use crate::types::{Level, PageSize, Txid, TxidRange};
+
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
+const ERROR_SPACING: Duration = Duration::from_secs(30);
+
+/// A place that files go to.
+#[derive(Debug)]
+pub(super) struct Target {
+    config: TargetConfig,
+    /// One upload pass at a time.
+    state: Mutex<Known>,
+}
+
+/// What the target is known to hold. Forgotten after any error.
+#[derive(Debug, Default)]
+struct Known {
+    position: Option<Position>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    /// Highest TXID in any level.
+    txid: Option<Txid>,
+    /// Page size of the file that ends there.
+    page_size: Option<PageSize>,
+}
+
+/// Whether an upload pass left something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// The target has everything.
+    Done,
+    /// Stopped at the limit of files per pass.
+    More,
+}
+
+impl Target {
+    pub(super) fn new(config: TargetConfig) -> Self {
+        Self { config, state: Mutex::default() }
+    }
+
+    pub(super) fn replica(&self) -> &Replica {
+        &self.config.replica
+    }
+
+    /// Uploads pending files, at most `limit`.
+    ///
+    /// # Errors
+    /// `NotFound` (`no position, waiting for data`) while nothing was ever synced; the store's.
+    pub(super) async fn sync(&self, database: &Database, limit: Option<NonZeroUsize>) -> Result<Pass> {
+        let mut known = self.state.lock().await;
+        let position = match known.position.take() {
+            Some(position) => position,
+            None => self.look().await?,
+        };
+        let Some(local) = database.seen().position else {
+            return Err(Error::new(ErrorKind::NotFound, "no position, waiting for data"));
+        };
+        let (position, pass) = self.upload(database, position, local, limit).await?;
+        // Only now, so that an error leaves nothing assumed.
+        known.position = Some(position);
+        Ok(pass)
+    }
+
+    /// Asks the target what it holds.
+    async fn look(&self) -> Result<Position> {
+        let files = self.config.replica.list_all(Stamps::Cheap).await?;
+        let Some(newest) = files.iter().max_by_key(|f| (f.txids.max(), f.level)) else {
+            return Ok(Position { txid: None, page_size: None });
+        };
+        let head = self.config.replica.get(newest.level, newest.txids, Some(0..Header::SIZE as u64)).await?;
+        let bytes: Vec<u8> = head
+            .try_fold(Vec::new(), |mut all, chunk| async move {
+                all.extend_from_slice(&chunk);
+                Ok(all)
+            })
+            .await?;
+        let header = <&[u8; Header::SIZE]>::try_from(bytes.as_slice())
+            .map_err(|_| Error::corrupt("ltx file is shorter than its header").at(newest))
+            .and_then(Header::decode);
+        // A damaged newest file must not stop uploads; it only cannot tell its page size.
+        Ok(Position { txid: Some(newest.txids.max()), page_size: header.ok().map(|h| h.page_size) })
+    }
+
+    async fn upload(
+        &self,
+        database: &Database,
+        mut at: Position,
+        local: Txid,
+        limit: Option<NonZeroUsize>,
+    ) -> Result<(Position, Pass)> {
+        let mut count = 0;
+        let mut next = Txid::after(at.txid);
+        while next <= local {
+            if limit.is_some_and(|limit| count >= limit.get()) {
+                return Ok((at, Pass::More));
+            }
+            let txids = TxidRange::single(next);
+            let path = database.local().path(Level::L0, txids);
+            let Some(page_size) = page_size_of(&database.world, path).await? else {
+                // The chain cannot be continued file by file; a snapshot spans whatever is missing.
+                info!(system = "store", db = %database.name(), replica = self.replica().kind(), txid = %next,
+                    "local ltx file is missing, bridging the gap with a snapshot");
+                let snapshot = self.snapshot(database).await?;
+                at = Position { txid: Some(snapshot.txids.max()), page_size: Some(snapshot.page_size) };
+                self.put(database, TxidRange::single(snapshot.txids.max())).await?;
+                next = Txid::after(at.txid);
+                continue;
+            };
+            if at.page_size.is_some_and(|before| before != page_size) {
+                // Files of two page sizes never merge: restores must start behind the boundary.
+                info!(system = "store", db = %database.name(), page_size = page_size.get(), "page size changed, taking a snapshot");
+                self.snapshot(database).await?;
+            }
+            self.put(database, txids).await?;
+            at = Position { txid: Some(next), page_size: Some(page_size) };
+            next = next.next();
+            count += 1;
+        }
+        debug!(system = "store", db = %database.name(), replica = self.replica().kind(),
+            "txid.replica" = at.txid.map(tracing::field::display), "txid.db" = %local, "replica sync");
+        Ok((at, Pass::Done))
+    }
+
+    /// Uploads one local L0 file.
+    async fn put(&self, database: &Database, txids: TxidRange) -> Result<()> {
+        let (path, modes) = (database.local().path(Level::L0, txids), database.seen().modes);
+        let info = self.replica().put_local(Level::L0, txids, &database.world, &path, modes).await?;
+        debug!(system = "store", db = %database.name(), replica = self.replica().kind(), level = 0,
+            minTXID = %txids.min(), maxTXID = %txids.max(), size = info.size, "ltx file uploaded");
+        Ok(())
+    }
+
+    /// Writes a snapshot of the present state to level 9.
+    ///
+    /// # Errors
+    /// Those of reading the database and of the store.
+    pub(super) async fn snapshot(&self, database: &Database) -> Result<SnapshotInfo> {
+        let world = database.world.clone();
+        let (snapshot, path, modes) = database
+            .with_db(move |db| {
+                let modes = db.modes().unwrap_or_default();
+                let path = db.config().meta_path.join("snapshot.ltx.tmp");
+                world.fs.create_dir_all(&db.config().meta_path, modes.dir)?;
+                let publisher = Publisher::create_as(world.fs.as_ref(), path.clone(), &path, modes.file)?;
+                let out = BufWriter::with_capacity(1 << 20, FileWriter::new(publisher.file()));
+                let snapshot = db.snapshot(out)?;
+                publisher.seal()?;
+                Ok((snapshot, path, modes))
+            })
+            .await?;
+        let put = self.replica().put_local(Level::SNAPSHOT, snapshot.txids, &database.world, &path, Some(modes)).await;
+        database.world.fs.remove_file(&path)?;
+        let info = put?;
+        info!(system = "store", db = %database.name(), txid = %snapshot.txids.max(), size = info.size, "snapshot complete");
+        Ok(snapshot)
+    }
+}
+
+/// Page size in the header of a local file; `None` if the file is not there.
+async fn page_size_of(world: &World, path: PathBuf) -> Result<Option<PageSize>> {
+    let fs = world.fs.clone();
+    blocking(move || {
+        let file = match fs.open(&path, OpenMode::Read) {
+            Ok(file) => file,
+            Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(err) => return Err(err),
+        };
+        let mut head = [0; Header::SIZE];
+        read_full_at(file.as_ref(), &mut head, 0).map_err(|e| e.context("read ltx header"))?;
+        Ok(Some(Header::decode(&head)?.page_size))
+    })
+    .await
+}
+
+/// Uploads whenever there is something new, at most once per sync interval, until told to stop.
+pub(super) async fn run(database: Arc<Database>, n: usize, stop: CancellationToken) {
+    let target = &database.targets()[n];
+    let clock = database.world.clock.clone();
+    let interval = target.config.sync_interval;
+    let mut news = database.watch();
+    let mut backoff = Backoff::new(interval, MAX_BACKOFF);
+    let mut limiter = LogLimiter::new(ERROR_SPACING);
+    loop {
+        // Leading edge: the first file after a quiet interval goes out at once.
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = news.wait_for(|seen| seen.position.is_some()) => if changed.is_err() { return },
+        }
+        news.mark_unchanged();
+        let started = clock.elapsed();
+        let mut wait = interval;
+        loop {
+            match target.sync(&database, target.config.max_files).await {
+                Ok(Pass::More) if !stop.is_cancelled() => {}
+                Ok(_) => {
+                    let failures = backoff.reset();
+                    if failures > 0 {
+                        limiter.reset();
+                        info!(system = "store", db = %database.name(), replica = target.replica().kind(),
+                            previous_errors = failures, "replica sync recovered");
+                    }
+                    break;
+                }
+                Err(err) => {
+                    wait = interval + backoff.step();
+                    if limiter.allow(clock.elapsed(), &err) {
+                        error!(system = "store", db = %database.name(), replica = target.replica().kind(), error = %err,
+                            hint = err.hint_text(), consecutive_errors = backoff.failures(), "monitor error");
+                    }
+                    news.mark_changed();
+                    break;
+                }
+            }
+        }
+        let rest = wait.saturating_sub(clock.elapsed().saturating_sub(started));
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(rest) => {}
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = news.changed() => if changed.is_err() { return },
+        }
+    }
+}
