@@ -8,7 +8,6 @@ mod flags;
 mod ltx;
 mod output;
 mod process;
-#[expect(dead_code, reason = "becomes a command together with the store it runs")]
 mod replicate;
 mod restore;
 mod source;
@@ -26,9 +25,10 @@ use flags::{CommandSpec, Matches, Parsed};
 type Run = fn(&mut App, &Matches) -> Result<(), Failure>;
 
 /// Every command, in the order of the help text.
-static COMMANDS: [(&CommandSpec, Run); 4] = [
+static COMMANDS: [(&CommandSpec, Run); 5] = [
     (&databases::SPEC, databases::run),
     (&ltx::SPEC, ltx::run),
+    (&replicate::SPEC, replicate::run),
     (&restore::SPEC, restore::run),
     (&version::SPEC, version::run),
 ];

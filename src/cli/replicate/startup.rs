@@ -1,6 +1,7 @@
 //! From the request to a running engine: the steps and log lines of `spec: cli` §7.1, in order.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
@@ -9,15 +10,18 @@ use super::super::restore::sqlite_check;
 use super::super::version::VERSION;
 use super::super::{App, Failure};
 use super::Request;
+use super::supervise::supervise;
 use crate::config::{Config, DbEntry, DbSettings, ReplicaKind};
 use crate::error::{ErrorKind, Result};
 use crate::replica;
 use crate::restore::{self, Target};
+use crate::sqlite::SystemSqlite;
+use crate::store::{DatabaseConfig, ShutdownPolicy, Store, StoreConfig};
 use crate::telemetry::duration;
 
 pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(), Failure> {
     // From here on a signal waits until there is something to shut down.
-    let signals = Signals::catch()?;
+    let mut signals = Signals::catch()?;
     let config = &request.config;
     info!(version = VERSION, level = %config.logging.level, "litestream");
     warn_of_missing_parts(config);
@@ -28,8 +32,28 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
         restore_if_missing(app, entry).await?;
     }
     let databases = config.build_all(app.surroundings())?;
-    drop((signals, databases));
+    let mut store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
+    if request.once.is_none() {
+        store.start();
+    }
+    if !config.retention_enabled {
+        warn!(
+            hint = "nothing is deleted from replicas; set up lifecycle rules at the storage provider",
+            "retention disabled; cloud provider lifecycle policies must handle retention"
+        );
+    }
+    log_databases(&databases);
+    supervise(store, request.once, &mut signals).await?;
     Ok(())
+}
+
+async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Result<Store> {
+    let databases = databases.iter().map(|db| DatabaseConfig::from_settings(db, &app.world));
+    let store = StoreConfig {
+        databases: databases.collect::<Result<_>>()?,
+        shutdown: ShutdownPolicy { timeout: config.shutdown.timeout, interval: config.shutdown.interval },
+    };
+    Store::open(app.world.clone(), Arc::new(SystemSqlite), store).await
 }
 
 /// A setting that would do nothing must not look as if it did.

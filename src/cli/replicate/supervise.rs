@@ -7,13 +7,24 @@ use tracing::info;
 
 use super::Once;
 use crate::error::Result;
+use crate::store::Store;
 
 /// What this needs of the store.
 pub(super) trait Engine: Sized {
-    /// Syncs every database once, until `stop`.
-    async fn once(&self, once: Once, stop: CancellationToken) -> Result<()>;
+    /// Syncs every database once. May be dropped: what was not finished is done by the final sync.
+    async fn once(&self, once: Once) -> Result<()>;
     /// The final sync, retried until `skip`; then everything is closed. Logs its own failures.
     async fn close(self, skip: CancellationToken);
+}
+
+impl Engine for Store {
+    async fn once(&self, once: Once) -> Result<()> {
+        self.run_once(once.force_snapshot).await
+    }
+
+    async fn close(self, skip: CancellationToken) {
+        Self::close(self, skip).await;
+    }
 }
 
 /// Where signals come from.
@@ -52,23 +63,15 @@ pub(super) async fn supervise(engine: impl Engine, once: Option<Once>, signals: 
     outcome
 }
 
-/// A step that has begun runs to its end: a signal asks the engine to stop, and is not waited for.
+/// A signal ends the run early, which is not a failure: the final sync does what is left.
 async fn run_once(engine: &impl Engine, once: Once, signals: &mut impl SignalSource) -> Result<()> {
-    let stop = CancellationToken::new();
-    let mut running = pin!(engine.once(once, stop.clone()));
-    let early = tokio::select! {
+    let result = tokio::select! {
         biased;
-        result = &mut running => Some(result),
+        result = engine.once(once) => result,
         name = signals.next() => {
             signal_received(name);
-            stop.cancel();
-            None
+            return Ok(());
         }
-    };
-    let Some(result) = early else {
-        // Interrupted on request, which is not a failure.
-        let _ = running.await;
-        return Ok(());
     };
     if result.is_ok() {
         info!("one-shot replication complete");
@@ -91,7 +94,7 @@ mod tests {
     use super::*;
     use crate::error::Error;
 
-    const ONCE: Once = Once { force_snapshot: false, enforce_retention: false };
+    const ONCE: Once = Once { force_snapshot: false };
 
     type Diary = Rc<RefCell<Vec<&'static str>>>;
 
@@ -104,10 +107,9 @@ mod tests {
     }
 
     impl Engine for Fake {
-        async fn once(&self, _: Once, stop: CancellationToken) -> Result<()> {
+        async fn once(&self, _: Once) -> Result<()> {
             if self.once_waits {
-                stop.cancelled().await;
-                self.diary.borrow_mut().push("once stopped");
+                std::future::pending::<()>().await;
             }
             self.diary.borrow_mut().push("once");
             if self.fails { Err(Error::invalid("sync database /x: boom")) } else { Ok(()) }
@@ -170,11 +172,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_signal_stops_a_one_shot_run_between_its_steps() {
+    async fn a_signal_ends_a_one_shot_run_with_the_final_sync() {
         let (send, mut signals) = signals();
         let (diary, engine) = fake();
         send.send("interrupt").unwrap();
-        supervise(Fake { once_waits: true, fails: true, ..engine }, Some(ONCE), &mut signals).await.unwrap();
-        assert_eq!(*diary.borrow(), ["once stopped", "once", "closed"]);
+        supervise(Fake { once_waits: true, ..engine }, Some(ONCE), &mut signals).await.unwrap();
+        assert_eq!(*diary.borrow(), ["closed"]);
     }
 }
