@@ -5,12 +5,13 @@ meta-full      metadata directory on a full tmpfs: `-once` and a daemon
 replica-full   replica on a full tmpfs: `-once` and a daemon
 restore-full   restore target on a full tmpfs: new path, and -force over an existing database
 wal-eio        pread64 of the WAL fails (strace -P): `-once` with different starting points, and a daemon
-fsync-eio      fsync/fdatasync fails: `-once`
-replica-eio    write to the replica fails: `-once`
+fsync-eio      every fsync/fdatasync of a daemon fails for a while (strace)
+refused        write, fsync, rename, open below the replica or the metadata directory, reads of the database fail (killat.c):
+               `-once`, and a daemon for a while
 
 Rule for every `-once`: exit 0 only if the restore equals the source. Rule for every daemon: an ERROR or WARN line that names
 the fault while it lasts; after it ends, the restore equals the source within `--recover-seconds`, the same process still running.
-Mounting needs root; without it those cases are skipped. The I/O errors need strace.
+Mounting needs root, wal-eio and fsync-eio need strace, refused needs a C compiler; what cannot run is counted as skipped.
 """
 
 import os
@@ -25,6 +26,7 @@ import chain
 import common
 
 FULL = re.compile(r"no space left|disk full|os error 28|ENOSPC|disk is full", re.I)
+EMFILE = re.compile(r"too many open files|os error 24\b|EMFILE", re.I)
 # SQLite itself reports a WAL page that it cannot read as a malformed database in one place.
 SQLITE_EIO = re.compile(r"input/output error|I/O error|os error 5\b|EIO|short read|malformed", re.I)
 EIO = re.compile(r"input/output error|I/O error|os error 5\b|EIO|short read", re.I)
@@ -48,7 +50,7 @@ class Place:
         self.source.execute("CREATE TABLE ballast (id INTEGER PRIMARY KEY, data BLOB)")
         self.config = common.write_config(self.dir / "litestream.yml", [{
             "path": str(self.db), **({"meta-path": str(meta)} if meta else {}), "monitor-interval": "100ms",
-            "replica": {"url": common.url(self.replica), "sync-interval": "100ms"}}])
+            "replica": {"url": common.url(self.replica), "sync-interval": "100ms"}}], **{"shutdown-sync-timeout": "2s"})
         self.log = self.dir / "daemon.log"
         self.write(20)
 
@@ -148,6 +150,7 @@ def full_disk(rig, which):
 
     daemon = place.daemon()
     try:
+        place.write(1)
         rig.case(f"{which}-full daemon starts", not place.recovers())
         mark = len(daemon.log_text())
         ballast = fill(disk)
@@ -205,7 +208,6 @@ def strace(calls, error, when, *paths, log="/dev/null"):
 
 
 READS = ("read", "pread64", "preadv", "readv")
-WRITES = ("write", "pwrite64", "pwritev", "writev")
 
 
 def injected(path):
@@ -235,6 +237,7 @@ def eio(rig):
         place = Place(rig)
         daemon = place.daemon()
         try:
+            place.write(1)
             rig.case(f"{label} daemon starts", not place.recovers())
             mark, trace = len(daemon.log_text()), place.dir / "trace"
             names = ",".join(calls)
@@ -258,37 +261,91 @@ def eio(rig):
             daemon.kill()
         place.source.close()
 
-    for label, calls, path_of in (("fsync-eio", ("fsync", "fdatasync"), None), ("replica-eio", WRITES, "replica")):
-        for when in ("1", "2", "3", "1+"):
-            place = Place(rig)
-            if (first := place.once()).code != 0:
-                rig.case(f"{label} -once when={when}", False, f"cannot prepare: {first.message}")
+
+# (name, which files, error number, what a message must match, system calls)
+NAMES = "rename,renameat,renameat2,link,linkat"
+REFUSED = (
+    ("replica write EIO", "replica", 5, EIO, "write,pwrite64,writev,pwritev,copy_file_range,sendfile"),
+    ("replica fsync EIO", "replica", 5, EIO, "fsync,fdatasync"),
+    ("replica rename EIO", "replica", 5, EIO, NAMES),
+    ("replica open EMFILE", "replica", 24, EMFILE, "open,openat"),
+    ("meta write ENOSPC", "meta", 28, FULL, "write,pwrite64,writev,pwritev"),
+    ("meta fsync EIO", "meta", 5, EIO, "fsync,fdatasync"),
+    ("meta rename EIO", "meta", 5, EIO, NAMES),
+    ("database read EIO", "db", 5, SQLITE_EIO, "read,pread64,preadv,readv"),
+)
+
+
+def refused(rig):
+    """System calls on chosen files fail for a while (killat.c): `-once`, and a daemon that must come back by itself."""
+    killat = rig.dir / "killat"
+    built = common.run(["cc", "-O2", "-o", killat, common.HERE / "killat.c"], 60)
+    if built.code != 0:
+        return rig.case("refused", None, f"needs a C compiler: {built.message}")
+    for label, files, number, pattern, calls in REFUSED:
+        if rig.args.refused not in label:
+            continue
+        place = Place(rig)
+        prefix = {"replica": place.replica, "meta": place.dir / ".app.db-litestream", "db": place.db}[files]
+        flag, log = place.dir / "flag", place.dir / "refused.log"
+        wrap = [killat, f"E{number}:{flag}:{calls}", prefix, log]
+        count = lambda: len(log.read_text(errors="replace").splitlines()) if log.exists() else 0
+        if (first := place.once()).code != 0:
+            rig.case(f"{label} -once", False, f"cannot prepare: {first.message}")
+            continue
+        place.write(20, 256)
+        flag.touch()
+        result = place.once(wrap)
+        faults = count()
+        flag.unlink()
+        if faults or result.code != 0:
+            check_once(place, result, pattern, f"{label} -once ({faults} faults)")
+        else:
+            rig.case(f"{label} -once", None, "the program makes no such call")
+        again = place.once()
+        wrong = place.wrong() if again.code == 0 else again.message
+        rig.case(f"{label} -once, afterwards", not wrong, wrong)
+
+        daemon = place.daemon(wrap)
+        try:
+            # A commit that only this daemon can have replicated: it is past its start.
+            place.write(1)
+            if wrong := place.recovers():
+                rig.case(f"{label} daemon starts", False, wrong)
                 continue
-            place.write(20, 256)
-            trace = place.dir / "trace"
-            paths = []
-            if path_of:
-                # Names of the next files are not known before: the directory tree cannot be given to -P, the likely names can.
-                top = max((h for _, h, _ in common.ltx_files(place.replica)), default=0) + 1
-                for txid in (top, top + 1):
-                    base = place.replica / "ltx" / "0" / f"{txid:016x}-{txid:016x}.ltx"
-                    paths += [base, f"{base}.tmp"]
-            result = place.once(strace(calls, "EIO", when, *paths, log=trace))
-            faults = injected(trace)
-            if not faults and result.code == 0:
-                rig.case(f"{label} -once when={when}", None if not place.wrong() else False, "no call was hit")
-            else:
-                check_once(place, result, EIO, f"{label} -once when={when} ({faults} faults)")
-            again = place.once()
-            wrong = place.wrong() if again.code == 0 else again.message
-            rig.case(f"{label} -once when={when}, afterwards", not wrong, wrong)
+            mark = len(daemon.log_text())
+            flag.touch()
+            for _ in range(40):
+                place.write(1)
+                time.sleep(0.1)
+            faults, said, during = count(), telling(daemon.log_text()[mark:], pattern), place.wrong()
+            flag.unlink()
+            rig.case(f"{label} daemon says so", bool(said) if faults else None, (said or [f"{faults} faults, no line about them"])[0][-160:])
+            place.write(5)
+            wrong = place.recovers()
+            rig.case(f"{label} daemon recovers ({faults} faults)", not wrong and daemon.alive(), wrong or f"{place.took:.1f} s; during: {during or 'equal'}")
+        finally:
+            daemon.kill()
+        # The same fault while a daemon starts: a start that failed half-way must not be its end.
+        place.write(5)
+        flag.touch()
+        daemon = place.daemon(wrap)
+        try:
+            time.sleep(3)
+            faults = count()
+            flag.unlink()
+            wrong = place.recovers()
+            rig.case(f"{label} at start, daemon recovers ({faults} faults)", not wrong and daemon.alive(), wrong or f"{place.took:.1f} s")
+        finally:
+            daemon.kill()
             place.source.close()
 
 
 def main():
     p = common.parser(__doc__)
     p.add_argument("--recover-seconds", type=float, default=60, help="limit for recovery after a fault has ended")
-    p.add_argument("--only", default="meta,replica,restore,eio")
+    p.add_argument("--only", default="meta,replica,restore,eio,refused")
+    p.add_argument("--refused", default="", help="only cases of `refused` whose name contains this")
     p.add_argument("--whens", default="1+,2+,3+,5+,9+,15+,25+,40+", help="first failing WAL read of -once")
     rig = common.Rig("faults", args := p.parse_args())
     only = args.only.split(",")
@@ -299,6 +356,8 @@ def main():
         restore_full(rig)
     if "eio" in only:
         eio(rig)
+    if "refused" in only:
+        refused(rig)
     rig.finish()
 
 

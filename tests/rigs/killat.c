@@ -1,10 +1,12 @@
-/* Runs a program and kills it (SIGKILL, all threads) on entering its n-th system call that touches a given directory.
+/* Runs a program and kills it, or lets system calls fail, where they touch a given directory.
  *
- *   killat N PREFIX LOG PROGRAM [ARGS...]        N = 0: kill never, only log
+ *   killat N PREFIX LOG PROGRAM [ARGS...]                     SIGKILL on entering the n-th call below PREFIX (0: never)
+ *   killat E<errno>:<flag>:<call,call…> PREFIX LOG PROGRAM …  these calls below PREFIX fail while the file <flag> exists
  *
- * Every counted call is a line "<call> <path>" in LOG; the last line of a killed run is where it died, and the call named there
- * was not executed. Counting is over all threads together, which strace's `inject` cannot do. Exit: 137 when it killed,
- * otherwise the program's own status. Linux 5.3 or newer.
+ * Every counted call is a line "<call> <path>" in LOG (with an error: only those made to fail); the last line of a killed run
+ * is where it died, and the call named there was not executed. Counting is over all threads together and by path, which
+ * strace's `inject` cannot do. Exit: 137 when it killed, otherwise the program's own status. Linux 5.3 or newer; errors on
+ * x86-64 and AArch64.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -21,6 +23,7 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -101,9 +104,46 @@ static void path_of(pid_t tid, const struct call *call, const struct syscall_inf
     out[n > 0 ? n : 0] = 0;
 }
 
+/* Lets the call a thread is about to make fail without being made. */
+static void refuse(pid_t tid, int error) {
+#if defined(__x86_64__)
+    ptrace(PTRACE_POKEUSER, tid, offsetof(struct user_regs_struct, orig_rax), -1L);
+    ptrace(PTRACE_POKEUSER, tid, offsetof(struct user_regs_struct, rax), (long)-error);
+#elif defined(__aarch64__)
+    int none = -1;
+    struct iovec call = {&none, sizeof none};
+    ptrace(PTRACE_SETREGSET, tid, 0x404 /* NT_ARM_SYSTEM_CALL */, &call);
+    struct user_regs_struct registers;
+    struct iovec all = {&registers, sizeof registers};
+    ptrace(PTRACE_GETREGSET, tid, 1 /* NT_PRSTATUS */, &all);
+    registers.regs[0] = -error;
+    ptrace(PTRACE_SETREGSET, tid, 1, &all);
+#else
+    (void)tid; (void)error;
+    fprintf(stderr, "killat: no error injection on this machine\n");
+    exit(125);
+#endif
+}
+
+/* Is `name` one of the comma separated `list`? */
+static int listed(const char *name, const char *list) {
+    size_t n = strlen(name);
+    for (const char *at = list; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
+        if (!strncmp(at, name, n) && (at[n] == 0 || at[n] == ',')) return 1;
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc < 5) return fprintf(stderr, "usage: killat N PREFIX LOG PROGRAM [ARGS...]\n"), 125;
     long when = atol(argv[1]), count = 0;
+    int error = 0;
+    const char *flag = NULL, *which = NULL;
+    if (argv[1][0] == 'E') {
+        error = atoi(argv[1] + 1);
+        flag = strtok(strchr(argv[1], ':'), ":");
+        which = strtok(NULL, ":");
+        if (!error || !flag || !which) return fprintf(stderr, "killat: bad error specification\n"), 125;
+    }
     const char *prefix = argv[2];
     FILE *log = fopen(argv[3], "we");
     if (!log) die(argv[3]);
@@ -142,9 +182,13 @@ int main(int argc, char **argv) {
                 if (calls[i].nr != (long)info.nr) continue;
                 path_of(tid, &calls[i], &info, path, sizeof path);
                 if (strncmp(path, prefix, strlen(prefix)) != 0) break;
+                if (error) {
+                    if (!listed(calls[i].name, which) || access(flag, F_OK) != 0) break;
+                    refuse(tid, error);
+                }
                 fprintf(log, "%s %s\n", calls[i].name, path);
                 fflush(log);
-                if (++count == when) {
+                if (++count == when && !error) {
                     kill(child, SIGKILL);
                     while (waitpid(-1, &status, __WALL) > 0 || errno == EINTR) {}
                     return 137;
