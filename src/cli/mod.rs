@@ -7,6 +7,8 @@ mod databases;
 mod flags;
 mod ltx;
 mod output;
+mod process;
+mod replicate;
 mod restore;
 mod source;
 mod usage;
@@ -23,9 +25,10 @@ use flags::{CommandSpec, Matches, Parsed};
 type Run = fn(&mut App, &Matches) -> Result<(), Failure>;
 
 /// Every command, in the order of the help text.
-static COMMANDS: [(&CommandSpec, Run); 4] = [
+static COMMANDS: [(&CommandSpec, Run); 5] = [
     (&databases::SPEC, databases::run),
     (&ltx::SPEC, ltx::run),
+    (&replicate::SPEC, replicate::run),
     (&restore::SPEC, restore::run),
     (&version::SPEC, version::run),
 ];

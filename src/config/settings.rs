@@ -57,7 +57,7 @@ impl Config {
     /// The entry of a database file, by its expanded path.
     #[must_use]
     pub fn find(&self, path: &Path) -> Option<&DbEntry> {
-        self.dbs.iter().find(|entry| matches!(&entry.place, Place::File(p) if p == path))
+        self.dbs.iter().find(|entry| entry.path() == Some(path))
     }
 }
 
@@ -164,6 +164,27 @@ pub struct DbSettings {
 }
 
 impl DbEntry {
+    /// The database file; `None` for a directory of databases.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match &self.place {
+            Place::File(path) => Some(path),
+            Place::Dir => None,
+        }
+    }
+
+    /// Whether any replica is given.
+    #[must_use]
+    pub fn has_replica(&self) -> bool {
+        self.raw.replica.is_some() || !self.raw.replicas.is_empty()
+    }
+
+    /// `restore-if-db-not-exists`, which directories of databases ignore.
+    #[must_use]
+    pub fn restores_if_missing(&self) -> bool {
+        self.raw.restore_if_db_not_exists && self.path().is_some()
+    }
+
     /// Sets `restore-if-db-not-exists`, which a flag can do for all databases.
     pub fn restore_if_missing(&mut self) {
         self.raw.restore_if_db_not_exists = true;
@@ -175,7 +196,7 @@ impl DbEntry {
     /// Whatever is missing, contradictory, or not part of this build.
     pub fn build(&self, around: Surroundings<'_>) -> Result<DbSettings> {
         let raw = &self.raw;
-        let Place::File(path) = &self.place else {
+        let Some(path) = self.path() else {
             return Err(Error::invalid(format!(
                 "database directories are not available in this build yet (setting 'dir': {})",
                 raw.dir
@@ -197,7 +218,7 @@ impl DbEntry {
             None => default_meta_path(path),
         };
         Ok(DbSettings {
-            path: path.clone(),
+            path: path.to_owned(),
             meta_path,
             monitor_interval: positive(raw.monitor_interval.unwrap_or(defaults::MONITOR_INTERVAL)),
             checkpoint_interval: positive(raw.checkpoint_interval.unwrap_or(defaults::CHECKPOINT_INTERVAL)),

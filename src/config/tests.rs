@@ -189,3 +189,30 @@ fn secrets_do_not_show_in_debug_output() {
     let config = load_text("dbs: [{path: /a, replica: {path: /r, secret-access-key: hunter2}}]").unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
 }
+
+proptest::proptest! {
+    /// Whatever the file holds, the answer is a configuration or an error.
+    #[test]
+    fn no_text_makes_the_reader_panic(
+        words in proptest::collection::vec(
+            proptest::sample::select(vec![
+                "dbs:", "- ", "path: ", "replica: ", "url: ", "file:///a", "s3://b", "{", "}", "[", "]", ",", "\n", "  ",
+                "\t", "&a ", "*a", "<<: ", "!!str ", "\"", "'", "|", ">", "#", "%", "@", "? ", ": ", "---", "...",
+                "levels: ", "snapshot: ", "interval: ", "5m", "1e400", "-9223372036854775808", "0x", "~", "é", "\u{85}",
+                "\u{feff}", "\0", "part-size: ", "99999999999999999999E", "age: ", "socket: ", "permissions: ",
+                "!", "!<", "%ff", "%41", "\\", "\\x41", "\\ud800", "\\u12", "%YAML 1.1\n", "%TAG ! tag:x,2000:\n", "\r", "+1\n", "-\n",
+            ]),
+            0..40,
+        ),
+    ) {
+        let _ = load_text(&words.concat()).map(|config| {
+            let env = empty_env();
+            config.build_all(Surroundings { env: &env, fs: &OsFs })
+        });
+    }
+
+    #[test]
+    fn no_variable_reference_makes_expansion_panic(text in ".{0,60}\\$\\{?.{0,20}") {
+        let _ = empty_env().expand(&text);
+    }
+}

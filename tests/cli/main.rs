@@ -4,5 +4,6 @@
 
 mod config;
 mod flags;
+mod replicate;
 mod restore;
 mod support;

@@ -1,0 +1,125 @@
+//! From the request to a running engine: the steps and log lines of `spec: cli` §7.1, in order.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tracing::{error, info, warn};
+
+use super::super::process::Signals;
+use super::super::restore::sqlite_check;
+use super::super::version::VERSION;
+use super::super::{App, Failure};
+use super::Request;
+use super::supervise::supervise;
+use crate::config::{Config, DbEntry, DbSettings, ReplicaKind};
+use crate::error::{ErrorKind, Result};
+use crate::replica;
+use crate::restore::{self, Target};
+use crate::sqlite::SystemSqlite;
+use crate::store::{DatabaseConfig, ShutdownPolicy, Store, StoreConfig};
+use crate::telemetry::duration;
+
+pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(), Failure> {
+    // From here on a signal waits until there is something to shut down.
+    let mut signals = Signals::catch()?;
+    let config = &request.config;
+    info!(version = VERSION, level = %config.logging.level, "litestream");
+    warn_of_missing_parts(config);
+    if config.dbs.is_empty() {
+        error!("no databases specified in configuration");
+    }
+    for entry in &config.dbs {
+        restore_if_missing(app, entry).await?;
+    }
+    let databases = config.build_all(app.surroundings())?;
+    let mut store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
+    if request.once.is_none() {
+        store.start();
+    }
+    if !config.retention_enabled {
+        warn!(
+            hint = "nothing is deleted from replicas; set up lifecycle rules at the storage provider",
+            "retention disabled; cloud provider lifecycle policies must handle retention"
+        );
+    }
+    log_databases(&databases);
+    supervise(store, request.once, &mut signals).await?;
+    Ok(())
+}
+
+async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Result<Store> {
+    let databases = databases.iter().map(|db| DatabaseConfig::from_settings(db, &app.world));
+    let store = StoreConfig {
+        databases: databases.collect::<Result<_>>()?,
+        shutdown: ShutdownPolicy { timeout: config.shutdown.timeout, interval: config.shutdown.interval },
+    };
+    Store::open(app.world.clone(), Arc::new(SystemSqlite), store).await
+}
+
+/// A setting that would do nothing must not look as if it did.
+fn warn_of_missing_parts(config: &Config) {
+    let parts = [
+        ("addr", config.addr.is_some()),
+        ("mcp-addr", config.mcp_addr.is_some()),
+        ("socket.enabled", config.socket.enabled),
+        ("heartbeat-url", config.heartbeat.is_some()),
+        ("validation.interval", config.validation_interval.is_some()),
+    ];
+    for (setting, _) in parts.into_iter().filter(|(_, used)| *used) {
+        warn!(setting, "setting is not available in this build yet and has no effect");
+    }
+}
+
+/// Step 4: brings back a database that is missing, before anything is written in its place.
+async fn restore_if_missing(app: &App, entry: &DbEntry) -> std::result::Result<(), Failure> {
+    let Some(path) = entry.path().filter(|_| entry.restores_if_missing()) else { return Ok(()) };
+    if !matches!(app.world.fs.stat_opt(path), Ok(None)) {
+        info!(path = %path.display(), "database exists, skipping restore");
+        return Ok(());
+    }
+    if !entry.has_replica() {
+        return Err(Failure::new(format!("no replica configured for database: {}", path.display())));
+    }
+    info!(path = %path.display(), "attempting restore before replication");
+    let replica = entry
+        .build(app.surroundings())
+        .and_then(|db| replica::build(&db.replica, &app.world))
+        .map_err(|err| err.context("cannot create replica for restore"))?;
+    let restored = async {
+        replica.client().init().await?;
+        restore_newest(app, &replica, path).await
+    };
+    match restored.await.map_err(|err| err.context("restore failed"))? {
+        true => info!(path = %path.display(), "restore completed"),
+        false => info!(path = %path.display(), "no backup found, starting fresh"),
+    }
+    Ok(())
+}
+
+/// Whether there was something to restore.
+async fn restore_newest(app: &App, replica: &replica::Replica, path: &Path) -> Result<bool> {
+    // Looked at before, so that a file that vanishes during the restore is not taken for "no backup".
+    match restore::plan_for(replica, Target::Latest, false).await {
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(false),
+        planned => planned?,
+    };
+    restore::run(&app.world, replica, &restore::Request::new(path), sqlite_check()).await?;
+    Ok(true)
+}
+
+/// Step 10: what is replicated where.
+fn log_databases(databases: &[DbSettings]) {
+    for db in databases {
+        info!(path = %db.path.display(), "initialized db");
+        let sync_interval = duration(db.replica.sync_interval);
+        match &db.replica.kind {
+            ReplicaKind::File(file) => info!(
+                "type" = "file",
+                "sync-interval" = sync_interval,
+                path = %file.path.display(),
+                "replicating to"
+            ),
+            ReplicaKind::NotBuilt(name) => info!("type" = name, "sync-interval" = sync_interval, "replicating to"),
+        }
+    }
+}
