@@ -292,12 +292,8 @@ impl Db {
             Ok(())
         });
         let pages = written.map_err(|e| e.context(format!("write ltx file for txid {txid}")))?;
-        match batch.full {
-            Some(reason) => {
-                info!(system = "store", db = %self.config.name(), txid = %txid, pages, reason = %reason, "full image written");
-            }
-            None => debug!(system = "store", db = %self.config.name(), txid = %txid, pages, "db sync"),
-        }
+        let reason = batch.full.map(tracing::field::display);
+        debug!(system = "store", db = %self.config.name(), txid = %txid, pages, "full-image" = reason, "db sync");
         let last = Last {
             txid,
             page_size: header.page_size,

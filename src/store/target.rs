@@ -109,6 +109,8 @@ impl Target {
         local: Txid,
         limit: Option<NonZeroUsize>,
     ) -> Result<(Position, Pass)> {
+        debug!(system = "store", db = %database.name(), replica = self.replica().kind(),
+            "txid.replica" = at.txid.map(tracing::field::display), "txid.db" = %local, "replica sync");
         let mut count = 0;
         let mut next = Txid::after(at.txid);
         while next <= local {
@@ -137,15 +139,14 @@ impl Target {
             next = next.next();
             count += 1;
         }
-        debug!(system = "store", db = %database.name(), replica = self.replica().kind(),
-            "txid.replica" = at.txid.map(tracing::field::display), "txid.db" = %local, "replica sync");
         Ok((at, Pass::Done))
     }
 
     /// Uploads one local L0 file.
     async fn put(&self, database: &Database, txids: TxidRange) -> Result<()> {
         let (path, modes) = (database.local().path(Level::L0, txids), database.seen().modes);
-        let info = self.replica().put_local(Level::L0, txids, &database.world, &path, modes).await?;
+        let put = self.replica().put_local(Level::L0, txids, &database.world, &path, modes).await;
+        let info = put.map_err(|e| e.context("write ltx file"))?;
         debug!(system = "store", db = %database.name(), replica = self.replica().kind(), level = 0,
             minTXID = %txids.min(), maxTXID = %txids.max(), size = info.size, "ltx file uploaded");
         Ok(())
