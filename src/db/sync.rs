@@ -192,6 +192,7 @@ impl Db {
             }
         };
         let segment = self.read_log(&mut map, view, from, chain, limit, full.is_some())?;
+        map.drop_beyond_commit();
         let limited = segment.limited && segment.end < view.end;
         self.publish(view, &Batch { map, segment, from, full, detached: false })?;
         self.force_full = None;
@@ -229,7 +230,6 @@ impl Db {
         let Some(session) = &self.session else { return Err(not_open()) };
         let reader = view.log()?.reader(session.page_size, from, chain).bounded(view.end);
         let segment = map.read(reader, limit)?;
-        map.drop_beyond_commit();
         let complete = segment.end == view.end && segment.checksum == view.index.checksum;
         if complete || (segment.limited && segment.end < view.end) {
             return Ok(segment);

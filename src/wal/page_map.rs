@@ -9,17 +9,24 @@ use crate::error::{Error, Result};
 use crate::sys::{File, read_full_at};
 use crate::types::{PageSize, Pgno};
 
-/// Frames kept in memory per map, so that a small sync reads the log once.
+/// Frames kept in memory per map unless told otherwise, so that a small sync reads the log once.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Newest committed frame of each page. Built from one or more segments, later ones winning.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PageMap {
     frames: HashMap<Pgno, u64>,
     /// Database size in pages after the last transaction; 0 while there is none.
     commit: u32,
     cache: Vec<u8>,
+    cache_limit: usize,
     cached: HashMap<u64, usize>,
+}
+
+impl Default for PageMap {
+    fn default() -> Self {
+        Self::caching(CACHE_BYTES)
+    }
 }
 
 /// A stretch of the log that was read up to a commit frame.
@@ -38,6 +45,12 @@ pub struct Segment {
 }
 
 impl PageMap {
+    /// An empty map that keeps frames in memory up to so many bytes.
+    #[must_use]
+    pub fn caching(cache_limit: usize) -> Self {
+        Self { frames: HashMap::new(), commit: 0, cache: Vec::new(), cache_limit, cached: HashMap::new() }
+    }
+
     /// Adds the committed transactions that `reader` finds. With a `limit` reading stops at the
     /// first commit frame that ends at least so many bytes after the start.
     ///
@@ -68,7 +81,7 @@ impl PageMap {
                 }
                 Step::Frame { offset, pgno, commit, bytes } => {
                     pending.insert(pgno, offset);
-                    if self.cache.len() + bytes.len() <= CACHE_BYTES {
+                    if self.cache.len() + bytes.len() <= self.cache_limit {
                         self.cached.insert(offset, self.cache.len());
                         self.cache.extend_from_slice(bytes);
                     }
