@@ -248,12 +248,13 @@ impl Db {
             unlocked?;
             return Ok(None);
         };
-        fault_point("checkpoint.unlocked")?;
         if tail.segment.end > tail.from {
             let Tail { mut map, segment, from } = tail;
             map.drop_beyond_commit();
             let batch = Batch { map, segment, from, full: None, detached: true };
-            if let Err(err) = self.publish(&view, &batch) {
+            let published = fault_point("checkpoint.unlocked").and_then(|()| self.publish(&view, &batch));
+            if let Err(err) = published {
+                // The frames may be gone with the memory they were in.
                 self.unprotect();
                 return Err(err);
             }

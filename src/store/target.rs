@@ -17,7 +17,7 @@ use crate::db::SnapshotInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{FileWriter, Header};
 use crate::replica::{Replica, Stamps};
-use crate::sys::{Backoff, LogLimiter, OpenMode, Publisher, World, blocking, read_full_at};
+use crate::sys::{Backoff, LogLimiter, OpenMode, Publisher, World, blocking, read_full_at, unique_temp_path};
 use crate::types::{Level, PageSize, Txid, TxidRange};
 
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
@@ -161,7 +161,9 @@ impl Target {
         let (snapshot, path, modes) = database
             .with_db(move |db| {
                 let modes = db.modes().unwrap_or_default();
-                let path = db.config().meta_path.join("snapshot.ltx.tmp");
+                // Several targets may be at it at the same time.
+                let path = db.config().meta_path.join("snapshot.ltx");
+                let path = unique_temp_path(world.random.as_ref(), &path);
                 world.fs.create_dir_all(&db.config().meta_path, modes.dir)?;
                 let publisher = Publisher::create_as(world.fs.as_ref(), path.clone(), &path, modes.file)?;
                 let out = BufWriter::with_capacity(1 << 20, FileWriter::new(publisher.file()));
@@ -171,7 +173,8 @@ impl Target {
             })
             .await?;
         let put = self.replica().put_local(Level::SNAPSHOT, snapshot.txids, &database.world, &path, Some(modes)).await;
-        database.world.fs.remove_file(&path)?;
+        let fs = database.world.fs.clone();
+        blocking(move || fs.remove_file(&path)).await?;
         let info = put?;
         info!(system = "store", db = %database.name(), txid = %snapshot.txids.max(), size = info.size, "snapshot complete");
         Ok(snapshot)
