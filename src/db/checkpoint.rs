@@ -201,6 +201,12 @@ impl Db {
             }
         }
         debug!(system = "store", db = %self.config.name(), outcome = ?outcome, "checkpoint");
+        if let Some(session) = &mut self.session
+            && index.end(session.page_size) < wal_bytes(self.config.min_checkpoint_pages, session.page_size)
+        {
+            // A checkpoint for time's sake: the next one is long off.
+            session.close_idle();
+        }
         Ok(outcome == Outcome::Complete)
     }
 

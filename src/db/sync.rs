@@ -348,7 +348,9 @@ impl Db {
     /// Commits a page that changes nothing.
     fn touch(&mut self) -> Result<()> {
         let session = self.session.as_mut().ok_or_else(not_open)?;
-        match session.touch(self.world.clock.as_ref(), None) {
+        let touched = session.touch(self.world.clock.as_ref(), None);
+        session.close_idle();
+        match touched {
             // Busy writers kept the lock from us, but then they wrote the frame we wanted.
             Err(err) if err.kind() == ErrorKind::Busy && !session.wal_index()?.is_empty() => Ok(()),
             other => other.map_err(|e| e.context("ensure wal exists")),
