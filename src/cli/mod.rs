@@ -1,7 +1,7 @@
 //! The command line: the only code that prints results, parses flags or chooses exit codes.
 //!
-//! A command is a [`CommandSpec`](flags::CommandSpec) (what can be said to it) and a function (what
-//! it does); [`COMMANDS`] lists them in the order of the help text.
+//! A command is a `CommandSpec` (what can be said to it) and a function (what
+//! it does); `COMMANDS` lists them in the order of the help text.
 
 mod databases;
 mod flags;

@@ -1,4 +1,4 @@
-//! Gathers the facts that [`super::plan`] decides on.
+//! Gathers the facts that [`super::plan()`] decides on.
 
 use std::collections::HashSet;
 

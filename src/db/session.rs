@@ -33,7 +33,7 @@ pub(super) struct Session {
     pub(super) page_size: PageSize,
     /// Whether the read transaction is open.
     reading: bool,
-    /// See [`super::plan`].
+    /// See [`super::plan()`].
     pub(super) protected: bool,
     sqlite: Arc<dyn Sqlite>,
     path: std::path::PathBuf,
