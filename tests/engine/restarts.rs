@@ -2,6 +2,8 @@
 
 use rusqlite::Connection;
 
+use litestream::sys::{Fs, OsFs};
+
 use crate::support::{Bench, set_up, wal_of};
 
 fn insert(app: &Connection) {
@@ -137,7 +139,7 @@ fn a_database_replaced_by_another_is_a_full_image() {
         let _: String =
             app.query_row(&format!("VACUUM INTO '{}'", other.display()), [], |_| Ok(String::new())).unwrap_or_default();
         drop(app);
-        std::fs::rename(&other, &bench.path).unwrap();
+        OsFs.rename(&other, &bench.path).unwrap();
         if !same_wal {
             let _ = std::fs::remove_file(wal_of(&bench.path));
         }
@@ -159,7 +161,7 @@ fn a_database_replaced_under_a_running_engine_starts_over() {
     for suffix in ["-wal", "-shm"] {
         let _ = std::fs::remove_file(bench.path.with_file_name(format!("db{suffix}")));
     }
-    std::fs::rename(&other, &bench.path).unwrap();
+    OsFs.rename(&other, &bench.path).unwrap();
     let report = engine.sync().unwrap();
     assert_eq!(report.full_images, 1);
     bench.assert_caught_up("replaced");
