@@ -1,7 +1,7 @@
 //! The command line: the only code that prints results, parses flags or chooses exit codes.
 //!
-//! A command is a [`CommandSpec`](flags::CommandSpec) (what can be said to it) and a function (what
-//! it does); [`COMMANDS`] lists them in the order of the help text.
+//! A command is a `CommandSpec` (what can be said to it) and a function (what
+//! it does); `COMMANDS` lists them in the order of the help text.
 
 mod databases;
 mod flags;
@@ -78,6 +78,8 @@ impl App {
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // Threads for file work come and go with it: an idle daemon keeps none.
+        .thread_keep_alive(std::time::Duration::from_millis(500))
         .build()
         .map_err(|err| Error::io("start runtime", err))?;
     runtime.block_on(work)

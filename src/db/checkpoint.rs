@@ -3,9 +3,10 @@
 //! Protocol (proved by `tests/engine`; `docs/architecture.md` tells the experiments):
 //!
 //! 1. The log has been read to its end. No lock is held. A stand-in read transaction lets our
-//!    read mark move to the end of the log; a passive checkpoint copies the bulk.
-//! 2. Under the write lock: the few frames that came meanwhile are read into memory, the mark
-//!    moves to the end again, a second passive checkpoint copies the rest. If now everything is
+//!    read mark move to the end of the log; passive checkpoints copy the bulk. Then what came
+//!    meanwhile is read into memory.
+//! 2. Under the write lock: the last few frames are read into memory, the mark moves to the end
+//!    again, one more passive checkpoint copies the rest. If now everything is
 //!    copied, the read transaction is started once more: SQLite puts it on read lock 0, which
 //!    lets the next writer restart the log but keeps every later frame from being copied and so
 //!    from being overwritten.
@@ -29,16 +30,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite::WalIndex;
 use crate::sys::{Backoff, fault_point};
 use crate::types::PageSize;
-use crate::wal::PageMap;
+use crate::wal::{PageMap, Segment};
 
-/// Frames that may be read under the write lock.
+/// Frames that may be left to read, or to copy, under the write lock.
 const LOCKED_BYTES: u64 = 2 * 1024 * 1024;
-/// How often to read on when more than that came in between.
-const ROUNDS: u32 = 4;
+/// How often to read or copy on without the lock while more than that keeps coming in.
+const ROUNDS: u32 = 8;
+/// Frames that are read into memory between the last file and the write lock.
+const MEMORY_BYTES: usize = 32 * 1024 * 1024;
 /// The application checkpoints on its own after its commits, and only one can at a time.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(500);
 /// The same while the application waits for the write lock.
 const PATIENCE_LOCKED: Duration = Duration::from_millis(15);
+/// Before another try after somebody was in the way for a moment.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// The file is cut when it is so many times longer than the checkpoint threshold.
 const CUT_FACTOR: u64 = 4;
 
@@ -83,7 +88,7 @@ impl CheckpointState {
 
     /// Somebody held a lock at the wrong moment.
     fn note_busy(&mut self, now: Duration) {
-        self.not_before = now + Duration::from_secs(1);
+        self.not_before = now + BUSY_PAUSE;
     }
 }
 
@@ -125,9 +130,14 @@ pub(super) fn decide(facts: CheckpointFacts, policy: CheckpointPolicy) -> bool {
 /// What happened under the write lock.
 struct Locked {
     view: LogView,
-    /// Frames that were read into memory, if any came in.
-    batch: Option<Batch>,
     outcome: Outcome,
+}
+
+/// Frames behind the newest file, read into memory.
+struct Tail {
+    map: PageMap,
+    segment: Segment,
+    from: u64,
 }
 
 /// How far a checkpoint got.
@@ -176,7 +186,10 @@ impl Db {
         let outcome = self.checkpoint();
         let now = self.world.clock.elapsed();
         let outcome = match outcome {
-            Err(err) if err.kind() == ErrorKind::Busy => Outcome::Busy,
+            Err(err) if err.kind() == ErrorKind::Busy => {
+                debug!(system = "store", db = %self.config.name(), error = %err, "checkpoint put off");
+                Outcome::Busy
+            }
             other => other?,
         };
         match outcome {
@@ -188,6 +201,12 @@ impl Db {
             }
         }
         debug!(system = "store", db = %self.config.name(), outcome = ?outcome, "checkpoint");
+        if let Some(session) = &mut self.session
+            && index.end(session.page_size) < wal_bytes(self.config.min_checkpoint_pages, session.page_size)
+        {
+            // A checkpoint for time's sake: the next one is long off.
+            session.close_idle();
+        }
         Ok(outcome == Outcome::Complete)
     }
 
@@ -203,61 +222,108 @@ impl Db {
 
     fn checkpoint(&mut self) -> Result<Outcome> {
         fault_point("checkpoint.start")?;
-        let session = self.session.as_mut().ok_or_else(not_open)?;
-        let target = session.wal_index()?;
-        session.advance_mark()?;
-        session.checkpoint_past_others(self.world.clock.as_ref(), PATIENCE)?;
-        fault_point("checkpoint.after_bulk")?;
-        let now = session.wal_index()?;
-        if now.salts == target.salts && now.backfilled < target.last_frame {
-            return Ok(Outcome::Blocked);
-        }
         for _ in 0..ROUNDS {
-            let session = self.session.as_mut().ok_or_else(not_open)?;
-            session.lock(self.world.clock.as_ref())?;
-            let done = self.locked_part();
-            // The lock goes back whatever happened.
-            let unlocked = self.session.as_mut().ok_or_else(not_open)?.unlock();
-            let Some(Locked { view, batch, outcome }) = done? else {
-                unlocked?;
-                self.sync_log()?;
-                continue;
-            };
-            fault_point("checkpoint.unlocked")?;
-            if let Some(batch) = batch
-                && let Err(err) = self.publish(&view, &batch)
-            {
+            match self.copy_bulk()? {
+                Outcome::Complete => {}
+                other => return Ok(other),
+            }
+            fault_point("checkpoint.after_bulk")?;
+            if let Some(outcome) = self.finish_locked()? {
+                return Ok(outcome);
+            }
+            // More came in while we waited for the lock than we keep in memory.
+            self.sync_log()?;
+        }
+        Err(Error::new(ErrorKind::Busy, "the application writes faster than the log can be read"))
+    }
+
+    /// Steps 2 to 4 of the module head. `None` if too much came in to keep it in memory.
+    fn finish_locked(&mut self) -> Result<Option<Outcome>> {
+        let Some(mut tail) = self.start_tail() else { return Ok(None) };
+        for _ in 0..ROUNDS {
+            let (_, gap) = self.read_tail(&mut tail)?;
+            if gap <= LOCKED_BYTES {
+                break;
+            }
+        }
+        self.session.as_mut().ok_or_else(not_open)?.lock(self.world.clock.as_ref())?;
+        let done = self.locked_part(&mut tail);
+        // The lock goes back whatever happened.
+        let unlocked = self.session.as_mut().ok_or_else(not_open)?.unlock();
+        let Some(Locked { view, outcome }) = done? else {
+            unlocked?;
+            return Ok(None);
+        };
+        if tail.segment.end > tail.from {
+            let Tail { mut map, segment, from } = tail;
+            map.drop_beyond_commit();
+            let batch = Batch { map, segment, from, full: None, detached: true };
+            let published = fault_point("checkpoint.unlocked").and_then(|()| self.publish(&view, &batch));
+            if let Err(err) = published {
+                // The frames may be gone with the memory they were in.
                 self.unprotect();
                 return Err(err);
             }
-            unlocked?;
-            if outcome == Outcome::Complete {
-                self.cut_log(&view)?;
-            }
-            return Ok(outcome);
         }
-        Ok(Outcome::Busy)
+        unlocked?;
+        if outcome == Outcome::Complete {
+            self.cut_log(&view)?;
+        }
+        Ok(Some(outcome))
+    }
+
+    /// Copies frames without holding anybody up, until little is left. A reader of an old state
+    /// shows in that a further try gets no further; one that is merely a commit behind does not
+    /// matter.
+    fn copy_bulk(&mut self) -> Result<Outcome> {
+        let session = self.session.as_mut().ok_or_else(not_open)?;
+        let mut before = session.wal_index()?;
+        for _ in 0..ROUNDS {
+            session.advance_mark()?;
+            session.checkpoint_past_others(self.world.clock.as_ref(), PATIENCE)?;
+            let now = session.wal_index()?;
+            let left = u64::from(now.last_frame.saturating_sub(now.backfilled)) * session.page_size.frame_size();
+            if left <= LOCKED_BYTES {
+                return Ok(Outcome::Complete);
+            }
+            if now.salts == before.salts && now.backfilled == before.backfilled {
+                return Ok(Outcome::Blocked);
+            }
+            before = now;
+        }
+        Err(Error::new(ErrorKind::Busy, "the application writes faster than the log can be copied"))
+    }
+
+    /// Nothing read yet behind the newest file.
+    fn start_tail(&self) -> Option<Tail> {
+        let last = self.last()?;
+        let segment = Segment { end: last.end, checksum: last.checksum?, commits: 0, limited: false, stop: None };
+        Some(Tail { map: PageMap::caching(MEMORY_BYTES), segment, from: last.end })
+    }
+
+    /// Reads on to the end of the log, into memory. Says how far it got behind while reading:
+    /// bytes that were new this time.
+    fn read_tail(&mut self, tail: &mut Tail) -> Result<(LogView, u64)> {
+        let session = self.session.as_ref().ok_or_else(not_open)?;
+        let view = LogView::take(&self.world, &self.config, session)?;
+        let salts = self.last().map(|l| l.salts);
+        if salts != Some(view.index.salts) {
+            return Err(Error::new(ErrorKind::Busy, "wal was restarted before it was read"));
+        }
+        let gap = view.end.saturating_sub(tail.segment.end);
+        if gap > 0 {
+            let (from, chain) = (tail.segment.end, tail.segment.checksum);
+            tail.segment = self.read_log(&mut tail.map, &view, from, chain, None, false)?;
+        }
+        Ok((view, gap))
     }
 
     /// Everything that needs the write lock. Keep it short: the application waits. `None` if too
-    /// much came in, to be read without the lock first.
-    fn locked_part(&mut self) -> Result<Option<Locked>> {
-        let session = self.session.as_mut().ok_or_else(not_open)?;
-        let view = LogView::take(&self.world, &self.config, session)?;
-        let Some((salts, end, chain)) = self.last().and_then(|l| Some((l.salts, l.end, l.checksum?))) else {
+    /// much came in to keep it in memory.
+    fn locked_part(&mut self, tail: &mut Tail) -> Result<Option<Locked>> {
+        let (view, _) = self.read_tail(tail)?;
+        if !tail.map.is_in_memory() {
             return Ok(None);
-        };
-        if view.index.salts != salts || view.end < end || view.end - end > LOCKED_BYTES {
-            return Ok(None);
-        }
-        let mut batch = None;
-        if view.end > end {
-            let mut map = PageMap::default();
-            let segment = self.read_log(&mut map, &view, end, chain, None, false)?;
-            if !map.is_in_memory() {
-                return Ok(None);
-            }
-            batch = Some(Batch { map, segment, from: end, full: None, detached: true });
         }
         let session = self.session.as_mut().ok_or_else(not_open)?;
         session.advance_mark_locked()?;
@@ -269,14 +335,16 @@ impl Db {
             session.advance_mark_locked()?;
             outcome = Outcome::Complete;
         }
-        Ok(Some(Locked { view, batch, outcome }))
+        Ok(Some(Locked { view, outcome }))
     }
 
     /// Restarts a log whose file has grown large, so that SQLite cuts it.
     fn cut_log(&mut self, view: &LogView) -> Result<()> {
         let session = self.session.as_mut().ok_or_else(not_open)?;
         let keep = wal_bytes(self.config.min_checkpoint_pages, session.page_size);
-        if view.log()?.len < keep.saturating_mul(CUT_FACTOR) {
+        let len = view.log()?.len;
+        // A log that fills its file will soon need the space again, and allocating it anew is slow.
+        if len < keep.saturating_mul(CUT_FACTOR) || view.end > len / CUT_FACTOR {
             return Ok(());
         }
         match session.touch(self.world.clock.as_ref(), Some(keep)) {

@@ -26,10 +26,11 @@ pub(super) enum Pages {
 }
 
 impl Pages {
-    /// The pages, ascending, without the lock page.
-    fn list(self, map: &PageMap, page_size: PageSize) -> Vec<Pgno> {
+    /// The pages, ascending, without the lock page. Not collected for a whole database: its list
+    /// alone could be larger than what we may keep in memory.
+    fn list(self, map: &PageMap, page_size: PageSize) -> Box<dyn Iterator<Item = Pgno>> {
         match self {
-            Self::All(commit) => Pgno::range(1, commit, page_size).collect(),
+            Self::All(commit) => Box::new(Pgno::range(1, commit, page_size)),
             Self::Changed { before, commit } => {
                 let lock = page_size.lock_page();
                 let mut pages = map.pages();
@@ -37,7 +38,7 @@ impl Pages {
                 pages.extend(Pgno::range(before.saturating_add(1), commit, page_size).filter(|p| !map.contains(*p)));
                 pages.retain(|p| *p != lock);
                 pages.sort_unstable();
-                pages
+                Box::new(pages.into_iter())
             }
         }
     }
@@ -64,8 +65,9 @@ impl PageSource<'_> {
     pub(super) fn encode<W: Write>(&self, pages: Pages, encoder: &mut Encoder<W>) -> Result<u64> {
         let mut page = vec![0; self.page_size.len()];
         let mut ahead = ReadAhead::default();
-        let list = pages.list(self.map, self.page_size);
-        for &pgno in &list {
+        let mut count = 0;
+        for pgno in pages.list(self.map, self.page_size) {
+            count += 1;
             let mapped = match self.wal {
                 Some(wal) => self.map.copy_page(pgno, wal, self.page_size, &mut page)?,
                 None => false,
@@ -75,7 +77,7 @@ impl PageSource<'_> {
             }
             encoder.page(pgno, &page)?;
         }
-        Ok(list.len() as u64)
+        Ok(count)
     }
 
     fn copy_from_db(&self, pgno: Pgno, out: &mut [u8], ahead: &mut ReadAhead) -> Result<()> {

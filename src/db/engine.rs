@@ -183,12 +183,15 @@ impl Db {
     /// I/O errors.
     pub fn set_floor(&mut self, floor: Option<Txid>) -> Result<()> {
         self.floor = floor;
-        if let Some(remote) = floor
-            && let LocalState::At(local) = self.local_state()?
-            && local < remote
-        {
-            info!(system = "store", db = %self.config.name(), db_txid = %local, replica_txid = %remote,
-                "detected database behind replica");
+        let Some(remote) = floor else { return Ok(()) };
+        let local = match self.local_state()? {
+            LocalState::At(local) if local >= remote => return Ok(()),
+            LocalState::At(local) => local.get(),
+            LocalState::Empty | LocalState::Corrupt { .. } => 0,
+        };
+        info!(system = "store", db = %self.config.name(), db_txid = format_args!("{local:016x}"), replica_txid = %remote,
+            "detected database behind replica");
+        if local > 0 {
             self.forget_local()?;
         }
         Ok(())

@@ -10,7 +10,7 @@
 //! 4. Checkpoints never let go of a frame that was not read before.
 //! 5. The application's tables are not touched. Its write lock is held for a few pages' work.
 //!
-//! The module decides with pure functions ([`plan`], [`checkpoint::decide`]) on facts gathered
+//! The module decides with pure functions ([`plan()`], `checkpoint::decide`) on facts gathered
 //! before. Everything here blocks: callers run it on blocking threads, one step at a time.
 
 mod checkpoint;

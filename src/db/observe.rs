@@ -1,4 +1,4 @@
-//! Gathers the facts that [`super::plan`] decides on.
+//! Gathers the facts that [`super::plan()`] decides on.
 
 use std::collections::HashSet;
 
@@ -14,6 +14,8 @@ use crate::sys::{File, FileId, OpenMode, World};
 use crate::types::{Level, PageSize, TxidRange};
 use crate::wal::{FrameHeader, FrameReader, PageMap, Stop, WalChecksum, WalHeader, read_slot};
 
+/// Stale frames that are recovered at most; more of them become a full image.
+const STALE_BYTES: usize = 32 * 1024 * 1024;
 /// How many frames before E are compared with the L0 file when there is no continuity record.
 const COMPARED_FRAMES: usize = 4096;
 
@@ -214,21 +216,21 @@ fn chain(before: WalChecksum, big_endian: bool, frame: &[u8]) -> WalChecksum {
 
 /// Follows the old generation behind E after one restart.
 ///
-/// The new generation ends before E, or the frame before E would not be intact. So a slot behind
-/// E that the chain does not reach holds what was there before the old generation came by, and
-/// the chain found everything there was. It proves nothing if that slot is cut off by the end of
-/// the file, or if it carries the old salts without continuing the chain.
+/// The new generation ends before E, or the frame before E would not be intact. So a whole slot
+/// behind E that the chain does not reach, and that carries neither the old nor the new salts,
+/// holds what was there before the old generation came by: the chain found everything there was.
+///
+/// The end of the file proves nothing. A restart cuts the file to the `journal_size_limit` of
+/// whoever restarts it, and with it commits that nobody but the database remembers. Nor does a slot
+/// with the old salts that does not continue the chain.
 fn beyond(log: &OpenLog, last: &Last, checksum: WalChecksum, view: &LogView) -> Result<(Beyond, PageMap)> {
-    let mut stale = PageMap::default();
+    // Stale frames can be overwritten at any time: only what is in memory counts.
+    let mut stale = PageMap::caching(STALE_BYTES);
     let reader =
         FrameReader::new(log.file.as_ref(), last.page_size, log.header.big_endian, last.salts, last.end, checksum);
-    let (segment, reached) = stale.read_to_stop(reader)?;
-    let proved = match segment.stop {
-        Some(Stop::EndOfFile { partial }) => !partial && reached == segment.end,
-        Some(Stop::OtherSalts(salts)) => salts != view.index.salts,
-        Some(Stop::BrokenChain) | None => false,
-    };
-    let verdict = match (proved, segment.commits) {
+    let segment = stale.read(reader, None)?;
+    let proved = matches!(segment.stop, Some(Stop::OtherSalts(salts)) if salts != view.index.salts);
+    let verdict = match (proved && stale.is_in_memory(), segment.commits) {
         (true, 0) => Beyond::Nothing,
         (true, _) => Beyond::Commits,
         (false, _) => Beyond::Unclear,

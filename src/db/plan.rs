@@ -70,8 +70,7 @@ pub enum Tail {
 /// What lies behind E after a restart of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beyond {
-    /// The file ends at E exactly, or the slot was last written by an older generation: nothing
-    /// was committed behind E.
+    /// The slot at E was last written by an older generation: nothing was committed behind E.
     Nothing,
     /// Commits of the old generation that chain from E and provably are all of them.
     Commits,

@@ -33,7 +33,7 @@ pub(super) struct Session {
     pub(super) page_size: PageSize,
     /// Whether the read transaction is open.
     reading: bool,
-    /// See [`super::plan`].
+    /// See [`super::plan()`].
     pub(super) protected: bool,
     sqlite: Arc<dyn Sqlite>,
     path: std::path::PathBuf,
@@ -179,10 +179,15 @@ impl Session {
         if self.checkpointer.is_none() {
             self.checkpointer = Some(self.sqlite.open(&self.path, self.busy_timeout)?);
         }
-        match &mut self.checkpointer {
-            Some(conn) => conn.checkpoint().map(|_| ()),
+        let result = match &mut self.checkpointer {
+            Some(conn) => conn.checkpoint()?,
             None => unreachable!("opened above"),
+        };
+        // Without numbers it did not even start: somebody else is checkpointing.
+        if result.busy && result.log.is_none() {
+            return Err(Error::new(ErrorKind::Busy, "another checkpoint is running"));
         }
+        Ok(())
     }
 
     /// Like [`Session::checkpoint`]; if somebody else is checkpointing, waits for them so long.

@@ -192,6 +192,7 @@ impl Db {
             }
         };
         let segment = self.read_log(&mut map, view, from, chain, limit, full.is_some())?;
+        map.drop_beyond_commit();
         let limited = segment.limited && segment.end < view.end;
         self.publish(view, &Batch { map, segment, from, full, detached: false })?;
         self.force_full = None;
@@ -229,7 +230,6 @@ impl Db {
         let Some(session) = &self.session else { return Err(not_open()) };
         let reader = view.log()?.reader(session.page_size, from, chain).bounded(view.end);
         let segment = map.read(reader, limit)?;
-        map.drop_beyond_commit();
         let complete = segment.end == view.end && segment.checksum == view.index.checksum;
         if complete || (segment.limited && segment.end < view.end) {
             return Ok(segment);
@@ -292,12 +292,8 @@ impl Db {
             Ok(())
         });
         let pages = written.map_err(|e| e.context(format!("write ltx file for txid {txid}")))?;
-        match batch.full {
-            Some(reason) => {
-                info!(system = "store", db = %self.config.name(), txid = %txid, pages, reason = %reason, "full image written");
-            }
-            None => debug!(system = "store", db = %self.config.name(), txid = %txid, pages, "db sync"),
-        }
+        let reason = batch.full.map(tracing::field::display);
+        debug!(system = "store", db = %self.config.name(), txid = %txid, pages, "full-image" = reason, "db sync");
         let last = Last {
             txid,
             page_size: header.page_size,
@@ -352,7 +348,9 @@ impl Db {
     /// Commits a page that changes nothing.
     fn touch(&mut self) -> Result<()> {
         let session = self.session.as_mut().ok_or_else(not_open)?;
-        match session.touch(self.world.clock.as_ref(), None) {
+        let touched = session.touch(self.world.clock.as_ref(), None);
+        session.close_idle();
+        match touched {
             // Busy writers kept the lock from us, but then they wrote the frame we wanted.
             Err(err) if err.kind() == ErrorKind::Busy && !session.wal_index()?.is_empty() => Ok(()),
             other => other.map_err(|e| e.context("ensure wal exists")),

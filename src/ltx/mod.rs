@@ -6,7 +6,7 @@
 //!    keeps every rule of the format; until then its pages must be retractable.
 //! 3. No input makes a reader panic or take memory beyond a small multiple of a page; only
 //!    [`PageIndex`] grows with the file, by no more than the file's own index.
-//! 4. [`merge`] never builds a page from before a shrink of the database.
+//! 4. [`merge()`] never builds a page from before a shrink of the database.
 //!
 //! There is no version number in a file. Pages are stored as LZ4 blocks (written here and by
 //! Litestream since 0.5.16) or LZ4 frames (up to 0.5.15, read only), told apart page by page.

@@ -75,7 +75,9 @@ impl Sqlite for SystemSqlite {
         };
         let conn = SystemConn { conn: open().map_err(|e| codes::error("", e))? };
         conn.keep_wal_file()?;
-        conn.conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(|e| codes::error("", e))?;
+        // We read a page or two; a larger cache would only be memory per database.
+        let settings = "PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = 8";
+        conn.conn.execute_batch(settings).map_err(|e| codes::error("", e))?;
         Ok(Box::new(conn))
     }
 }

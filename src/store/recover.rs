@@ -12,7 +12,7 @@ use crate::db::LocalState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx;
 use crate::replica::{FileInfo, Stamps};
-use crate::sys::Publisher;
+use crate::sys::{Publisher, blocking};
 use crate::types::{Level, Txid, TxidRange};
 
 /// Files with a broken newest one that are looked at before giving up.
@@ -54,7 +54,8 @@ async fn replace_broken(database: &Database) -> Result<()> {
             database.with_db(move |db| db.discard_local(txids)).await?;
         }
     }
-    Err(Error::corrupt("too many unusable local ltx files").hint("run 'litestream reset <db>' to start over locally"))
+    Err(Error::corrupt("too many unusable local ltx files")
+        .hint("remove the ltx directory of the database's metadata directory to start over locally"))
 }
 
 /// Puts the L0 file of `txid` from the first target that has it into the local directory.
@@ -89,16 +90,31 @@ async fn fetch_from(database: &Database, replica: &crate::replica::Replica, file
         })
         .await?;
     let fs = database.world.fs.clone();
-    fs.create_dir_all(target_path.parent().unwrap_or(&target_path), modes.dir)?;
-    let publisher = Publisher::create_as(fs.as_ref(), publisher_path, &target_path, modes.file)?;
-    let mut offset = 0;
-    while let Some(chunk) = body.try_next().await? {
-        publisher.file().write_all_at(&chunk, offset)?;
-        offset += chunk.len() as u64;
-    }
-    let (header, ..) = ltx::verify(ltx::FileReader::new(publisher.file()))?;
-    header.check_name(txids)?;
-    publisher.publish(None)?;
+    let (chunks, mut received) = tokio::sync::mpsc::channel::<bytes::Bytes>(4);
+    let written = blocking(move || {
+        fs.create_dir_all(target_path.parent().unwrap_or(&target_path), modes.dir)?;
+        let publisher = Publisher::create_as(fs.as_ref(), publisher_path, &target_path, modes.file)?;
+        let mut offset = 0;
+        while let Some(chunk) = received.blocking_recv() {
+            publisher.file().write_all_at(&chunk, offset)?;
+            offset += chunk.len() as u64;
+        }
+        let (header, ..) = ltx::verify(ltx::FileReader::new(publisher.file()))?;
+        header.check_name(txids)?;
+        publisher.publish(None)
+    });
+    let sent = async move {
+        while let Some(chunk) = body.try_next().await? {
+            if chunks.send(chunk).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let (written, sent) = futures::join!(written, sent);
+    // A body that broke off shows as a file that does not verify; its own error says more.
+    let sent: Result<()> = sent;
+    sent.and(written)?;
     database
         .with_db(|db| {
             db.reload_local();

@@ -27,14 +27,13 @@ pub(super) async fn close_all(
         .for_each_concurrent(AT_ONCE, |database| async move {
             if let Err(err) = sync_finally(world, database, policy, interrupt).await {
                 if err.kind() == ErrorKind::Cancelled {
-                    warn!(system = "store", db = %database.name(), error = %err,
-                        "shutdown sync skipped by user interrupt");
+                    warn!(error = %err, db = %database.name(), "shutdown sync skipped by user interrupt");
                 } else {
-                    error!(system = "store", db = %database.name(), error = %err, "failed to close database");
+                    error!(error = %err, db = %database.name(), "failed to close database");
                 }
             }
             if let Err(err) = database.close().await {
-                error!(system = "store", db = %database.name(), error = %err, "failed to close database");
+                error!(error = %err, db = %database.name(), "failed to close database");
             }
         })
         .await;
@@ -68,12 +67,13 @@ async fn sync_finally(
             return Err(err);
         }
         let elapsed = world.clock.elapsed().saturating_sub(started);
-        let Some(remaining) = policy.timeout.checked_sub(elapsed).filter(|r| !r.is_zero()) else {
+        // No attempt is begun that could not be followed by another within the time.
+        let Some(remaining) = policy.timeout.checked_sub(elapsed).filter(|r| *r >= policy.interval) else {
             return Err(err.context(format!("shutdown sync timeout after {attempts} attempts")));
         };
         warn!(system = "store", db = %database.name(), attempts, error = %err, elapsed = duration(elapsed),
             remaining = duration(remaining), "shutdown sync failed, retrying (press Ctrl+C again to skip)");
-        let pause = tokio::time::sleep(policy.interval.min(remaining));
+        let pause = tokio::time::sleep(policy.interval);
         if interrupt.run_until_cancelled(pause).await.is_none() {
             let took = world.clock.elapsed().saturating_sub(started);
             warn!(system = "store", db = %database.name(), attempts, duration = duration(took),

@@ -17,7 +17,7 @@ use crate::db::SnapshotInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{FileWriter, Header};
 use crate::replica::{Replica, Stamps};
-use crate::sys::{Backoff, LogLimiter, OpenMode, Publisher, World, blocking, read_full_at};
+use crate::sys::{Backoff, LogLimiter, OpenMode, Publisher, World, blocking, read_full_at, unique_temp_path};
 use crate::types::{Level, PageSize, Txid, TxidRange};
 
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
@@ -109,6 +109,8 @@ impl Target {
         local: Txid,
         limit: Option<NonZeroUsize>,
     ) -> Result<(Position, Pass)> {
+        debug!(system = "store", db = %database.name(), replica = self.replica().kind(),
+            "txid.replica" = at.txid.map(tracing::field::display), "txid.db" = %local, "replica sync");
         let mut count = 0;
         let mut next = Txid::after(at.txid);
         while next <= local {
@@ -137,15 +139,14 @@ impl Target {
             next = next.next();
             count += 1;
         }
-        debug!(system = "store", db = %database.name(), replica = self.replica().kind(),
-            "txid.replica" = at.txid.map(tracing::field::display), "txid.db" = %local, "replica sync");
         Ok((at, Pass::Done))
     }
 
     /// Uploads one local L0 file.
     async fn put(&self, database: &Database, txids: TxidRange) -> Result<()> {
         let (path, modes) = (database.local().path(Level::L0, txids), database.seen().modes);
-        let info = self.replica().put_local(Level::L0, txids, &database.world, &path, modes).await?;
+        let put = self.replica().put_local(Level::L0, txids, &database.world, &path, modes).await;
+        let info = put.map_err(|e| e.context("write ltx file"))?;
         debug!(system = "store", db = %database.name(), replica = self.replica().kind(), level = 0,
             minTXID = %txids.min(), maxTXID = %txids.max(), size = info.size, "ltx file uploaded");
         Ok(())
@@ -160,7 +161,9 @@ impl Target {
         let (snapshot, path, modes) = database
             .with_db(move |db| {
                 let modes = db.modes().unwrap_or_default();
-                let path = db.config().meta_path.join("snapshot.ltx.tmp");
+                // Several targets may be at it at the same time.
+                let path = db.config().meta_path.join("snapshot.ltx");
+                let path = unique_temp_path(world.random.as_ref(), &path);
                 world.fs.create_dir_all(&db.config().meta_path, modes.dir)?;
                 let publisher = Publisher::create_as(world.fs.as_ref(), path.clone(), &path, modes.file)?;
                 let out = BufWriter::with_capacity(1 << 20, FileWriter::new(publisher.file()));
@@ -170,7 +173,8 @@ impl Target {
             })
             .await?;
         let put = self.replica().put_local(Level::SNAPSHOT, snapshot.txids, &database.world, &path, Some(modes)).await;
-        database.world.fs.remove_file(&path)?;
+        let fs = database.world.fs.clone();
+        blocking(move || fs.remove_file(&path)).await?;
         let info = put?;
         info!(system = "store", db = %database.name(), txid = %snapshot.txids.max(), size = info.size, "snapshot complete");
         Ok(snapshot)

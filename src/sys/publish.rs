@@ -78,7 +78,7 @@ impl<'a> Publisher<'a> {
         &self.temp
     }
 
-    /// Sync, rename, sync directory; then stamps the file if a time is given.
+    /// Sync, stamp if a time is given, rename, sync directory.
     ///
     /// # Errors
     /// I/O errors. Before the rename the target is untouched; a failing rename or directory sync

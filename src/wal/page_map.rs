@@ -9,17 +9,31 @@ use crate::error::{Error, Result};
 use crate::sys::{File, read_full_at};
 use crate::types::{PageSize, Pgno};
 
-/// Frames kept in memory per map, so that a small sync reads the log once.
+/// Frames kept in memory per map unless told otherwise, so that a small sync reads the log once.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Newest committed frame of each page. Built from one or more segments, later ones winning.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PageMap {
-    frames: HashMap<Pgno, u64>,
+    frames: HashMap<Pgno, Slot>,
     /// Database size in pages after the last transaction; 0 while there is none.
     commit: u32,
     cache: Vec<u8>,
+    cache_limit: usize,
     cached: HashMap<u64, usize>,
+}
+
+impl Default for PageMap {
+    fn default() -> Self {
+        Self::caching(CACHE_BYTES)
+    }
+}
+
+/// Where a frame is, and what proves that it is still the same one.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    offset: u64,
+    checksum: WalChecksum,
 }
 
 /// A stretch of the log that was read up to a commit frame.
@@ -38,28 +52,21 @@ pub struct Segment {
 }
 
 impl PageMap {
+    /// An empty map that keeps frames in memory up to so many bytes.
+    #[must_use]
+    pub fn caching(cache_limit: usize) -> Self {
+        Self { frames: HashMap::new(), commit: 0, cache: Vec::new(), cache_limit, cached: HashMap::new() }
+    }
+
     /// Adds the committed transactions that `reader` finds. With a `limit` reading stops at the
     /// first commit frame that ends at least so many bytes after the start.
     ///
     /// # Errors
     /// I/O errors.
-    pub fn read(&mut self, reader: FrameReader<'_>, limit: Option<u64>) -> Result<Segment> {
-        self.read_until(reader, limit).map(|(segment, _)| segment)
-    }
-
-    /// Like [`PageMap::read`] without a limit; also says how far the chain goes beyond the last
-    /// commit.
-    ///
-    /// # Errors
-    /// I/O errors.
-    pub fn read_to_stop(&mut self, reader: FrameReader<'_>) -> Result<(Segment, u64)> {
-        self.read_until(reader, None)
-    }
-
-    fn read_until(&mut self, mut reader: FrameReader<'_>, limit: Option<u64>) -> Result<(Segment, u64)> {
+    pub fn read(&mut self, mut reader: FrameReader<'_>, limit: Option<u64>) -> Result<Segment> {
         let start = reader.offset();
         let mut segment = Segment { end: start, checksum: reader.checksum(), commits: 0, limited: false, stop: None };
-        let mut pending: HashMap<Pgno, u64> = HashMap::new();
+        let mut pending: HashMap<Pgno, Slot> = HashMap::new();
         loop {
             let committed = match reader.step()? {
                 Step::Stop(stop) => {
@@ -67,8 +74,9 @@ impl PageMap {
                     break;
                 }
                 Step::Frame { offset, pgno, commit, bytes } => {
-                    pending.insert(pgno, offset);
-                    if self.cache.len() + bytes.len() <= CACHE_BYTES {
+                    let checksum = frame_header(bytes).checksum;
+                    pending.insert(pgno, Slot { offset, checksum });
+                    if self.cache.len() + bytes.len() <= self.cache_limit {
                         self.cached.insert(offset, self.cache.len());
                         self.cache.extend_from_slice(bytes);
                     }
@@ -88,7 +96,7 @@ impl PageMap {
                 break;
             }
         }
-        Ok((segment, reader.offset()))
+        Ok(segment)
     }
 
     /// Forgets pages beyond the final size: the database shrank.
@@ -136,7 +144,7 @@ impl PageMap {
     /// # Errors
     /// `Changed` if the frame is no longer the one that was mapped; I/O errors.
     pub fn copy_page(&self, pgno: Pgno, wal: &dyn File, page_size: PageSize, out: &mut [u8]) -> Result<bool> {
-        let Some(&offset) = self.frames.get(&pgno) else { return Ok(false) };
+        let Some(&Slot { offset, checksum }) = self.frames.get(&pgno) else { return Ok(false) };
         let size = FrameHeader::SIZE + page_size.len();
         if let Some(&at) = self.cached.get(&offset) {
             out.copy_from_slice(&self.cache[at + FrameHeader::SIZE..at + size]);
@@ -144,7 +152,8 @@ impl PageMap {
         }
         let mut head = [0; FrameHeader::SIZE];
         read_full_at(wal, &mut head, offset).map_err(|e| e.context("read wal frame"))?;
-        if FrameHeader::decode(&head).pgno != Some(pgno) {
+        let header = FrameHeader::decode(&head);
+        if header.pgno != Some(pgno) || header.checksum != checksum {
             return Err(Error::new(
                 crate::error::ErrorKind::Changed,
                 format!("wal frame at {offset} changed while it was read"),
@@ -157,6 +166,12 @@ impl PageMap {
     /// Whether every frame of the map is in memory, so that the log may be reused.
     #[must_use]
     pub fn is_in_memory(&self) -> bool {
-        self.frames.values().all(|offset| self.cached.contains_key(offset))
+        self.frames.values().all(|slot| self.cached.contains_key(&slot.offset))
     }
+}
+
+fn frame_header(frame: &[u8]) -> FrameHeader {
+    let mut head = [0; FrameHeader::SIZE];
+    head.copy_from_slice(&frame[..FrameHeader::SIZE]);
+    FrameHeader::decode(&head)
 }

@@ -5,4 +5,5 @@
 
 mod checkpoint_protocol;
 mod random_histories;
+mod restarts;
 mod support;

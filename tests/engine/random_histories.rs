@@ -51,8 +51,11 @@ fn checkpoint(rng: &mut Rng, conn: &Connection) {
 }
 
 fn settings(rng: &mut Rng, conn: &Connection) {
+    let page_size: i64 = conn.query_row("PRAGMA page_size", [], |r| r.get(0)).unwrap();
+    // A limit that falls on a frame boundary: a restart then cuts the log where it looks whole.
+    let on_a_boundary = 32 + rng.below(60) as i64 * (page_size + 24);
     let auto = [0, 1, 3, 10, 100, 1000][rng.below(6) as usize];
-    let limit = [-1_i64, 0, 4096, 32 + 10 * 4120, 1 << 20][rng.below(5) as usize];
+    let limit = [-1, 0, 4096, on_a_boundary, on_a_boundary, 1 << 20][rng.below(6) as usize];
     let _ = conn.execute_batch(&format!("PRAGMA wal_autocheckpoint = {auto}; PRAGMA busy_timeout = 50"));
     let _ = conn.query_row(&format!("PRAGMA journal_size_limit = {limit}"), [], |r| r.get::<_, i64>(0));
     if rng.chance(20) {

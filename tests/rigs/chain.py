@@ -195,6 +195,7 @@ def checkpointer(args):
     """Checkpoints in random modes at random moments, as a process that knows nothing of replication."""
     state = stop_on_term()
     rng = random.Random(args.seed)
+    waits = [int(x) for x in args.busy.split(",")]
     done = {mode: [0, 0] for mode in CHECKPOINTS}
     errors = []
     began = time.monotonic()
@@ -202,7 +203,7 @@ def checkpointer(args):
         time.sleep(rng.expovariate(1000 / args.mean_ms))
         mode = rng.choice(CHECKPOINTS)
         try:
-            db = common.Db(args.db, busy_ms=rng.choice((0, 20, 200)))
+            db = common.Db(args.db, busy_ms=rng.choice(waits))
             for _ in range(rng.randrange(1, 6)):
                 row = db.execute(f"PRAGMA wal_checkpoint({mode})")[0]
                 done[mode][0] += 1
@@ -220,7 +221,7 @@ def checkpointer(args):
 class Crew:
     """The writers and the foreign checkpointer of one database."""
 
-    def __init__(self, db, where, writers=3, rate=0, seed=0, foreign=True, autocheckpoint=None, seconds=3600, mean_ms=80):
+    def __init__(self, db, where, writers=3, rate=0, seed=0, foreign=True, autocheckpoint=None, seconds=3600, mean_ms=80, foreign_busy="0,20,200"):
         self.where = where
         base = [sys.executable, common.HERE / "chain.py"]
         self.members = []
@@ -231,7 +232,7 @@ class Crew:
             self.members.append(("writer", common.spawn(argv), stats))
         if foreign:
             stats = where / f"checkpointer-{time.monotonic_ns()}.json"
-            argv = [*base, "checkpointer", db, "--seed", seed, "--mean-ms", mean_ms, "--seconds", seconds, "--stats", stats]
+            argv = [*base, "checkpointer", db, "--seed", seed, "--mean-ms", mean_ms, "--busy", foreign_busy, "--seconds", seconds, "--stats", stats]
             self.members.append(("checkpointer", common.spawn(argv), stats))
 
     def stop(self):
@@ -278,6 +279,7 @@ def main():
     c.add_argument("db")
     c.add_argument("--seed", type=int, default=0)
     c.add_argument("--mean-ms", type=float, default=80)
+    c.add_argument("--busy", default="0,20,200", help="busy timeouts in ms, one is drawn per connection")
     c.set_defaults(role=checkpointer)
     for each in (w, c):
         each.add_argument("--seconds", type=float, default=3600)

@@ -120,7 +120,8 @@ class Live:
         args = self.args
         self.began = time.monotonic()
         self.start()
-        crew = chain.Crew(self.db, self.dir, args.writers, args.rate, self.rig.seed, not args.no_foreign, args.autocheckpoint, mean_ms=args.mean_ms)
+        crew = chain.Crew(self.db, self.dir, args.writers, args.rate, self.rig.seed, not args.no_foreign, args.autocheckpoint, mean_ms=args.mean_ms,
+                          foreign_busy=args.foreign_busy)
         next_kill = self.began + args.kill_every
         while time.monotonic() - self.began < args.seconds and len(self.wrong) < args.max_wrong:
             if not self.daemon.alive():
@@ -169,6 +170,8 @@ def main():
     p.add_argument("--no-foreign", action="store_true", help="no foreign checkpointer")
     p.add_argument("--autocheckpoint", type=int, default=None, help="of the writers (default: SQLite's)")
     p.add_argument("--mean-ms", type=float, default=80, help="mean pause of the foreign checkpointer")
+    p.add_argument("--foreign-busy", default="0,20,200", help="its busy timeouts in ms. A FULL, RESTART or TRUNCATE checkpoint that waits for a "
+                   "reader keeps the write lock meanwhile, so these show up as stalls of the writers beside any replicator; 0 leaves only our own")
     p.add_argument("--interval", default="1s", help="monitor and sync interval")
     p.add_argument("--min-pages", type=int, default=None, help="min-checkpoint-page-count")
     p.add_argument("--page-size", type=int, default=4096)
@@ -182,7 +185,8 @@ def main():
         where = rig.dir / "baseline"
         where.mkdir()
         chain.create(where / "app.db", args.page_size)
-        crew = chain.Crew(where / "app.db", where, args.writers, args.rate, rig.seed, not args.no_foreign, args.autocheckpoint, mean_ms=args.mean_ms)
+        crew = chain.Crew(where / "app.db", where, args.writers, args.rate, rig.seed, not args.no_foreign, args.autocheckpoint, mean_ms=args.mean_ms,
+                          foreign_busy=args.foreign_busy)
         time.sleep(args.baseline_seconds)
         rig.figures["without"] = crew.stop()
         show("without a replicator", rig.figures["without"])
