@@ -5,3 +5,4 @@
 mod histories;
 mod merging;
 mod rng;
+mod store;
