@@ -4,6 +4,7 @@
 //! `docs/architecture.md` shows the house: who may import whom, and the guarantees by number.
 
 pub mod cli;
+pub mod compaction;
 pub mod config;
 pub mod db;
 pub mod error;

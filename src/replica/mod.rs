@@ -3,6 +3,7 @@
 //! [`ReplicaClient`] is the seam: keys and bytes. [`Replica`] speaks of levels and TXIDs. Backends
 //! live in one file each; retries, limits and faults are wrappers over the same trait.
 
+mod bridge;
 mod build;
 mod client;
 pub mod faulty;
@@ -14,6 +15,7 @@ mod reader;
 mod replica;
 mod stream;
 
+pub(crate) use bridge::{FedReader, bridge};
 pub use build::build;
 pub use client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
 pub use layout::Layout;

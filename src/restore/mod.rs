@@ -7,7 +7,6 @@
 //! 4. Memory is bounded, whatever the size of the database (but for one bit per page).
 
 mod apply;
-mod bridge;
 mod output;
 mod pages;
 mod plan;

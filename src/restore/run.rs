@@ -9,11 +9,10 @@ use futures::stream::{self, StreamExt};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::apply::{Applied, apply};
-use super::bridge::{FedReader, bridge};
 use super::output::{Destination, Overwrite, remove_sidecars};
 use super::plan::{Target, check_sizes, check_time, plan};
 use crate::error::{Error, ErrorKind, Result};
-use crate::replica::{FileInfo, Replica, Stamps};
+use crate::replica::{FedReader, FileInfo, Replica, Stamps, bridge};
 use crate::sys::{World, blocking};
 use crate::types::{PageSize, Timestamp, Txid};
 

@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::config::{DbSettings, ReplicaSettings};
+use crate::compaction::{Levels, RetentionPolicy};
+use crate::config::{Config, DbSettings, ReplicaSettings};
 use crate::db::DbConfig;
 use crate::error::{Error, Result};
 use crate::replica::{self, Replica};
@@ -16,6 +17,46 @@ pub struct StoreConfig {
     pub databases: Vec<DatabaseConfig>,
     /// The final sync.
     pub shutdown: ShutdownPolicy,
+    /// Compaction, snapshots and retention.
+    pub upkeep: UpkeepConfig,
+}
+
+/// How targets are kept small and whole.
+#[derive(Debug, Clone)]
+pub struct UpkeepConfig {
+    /// The compacted levels.
+    pub levels: Levels,
+    /// Time between snapshots.
+    pub snapshot_interval: Duration,
+    /// What is deleted when.
+    pub retention: RetentionPolicy,
+    /// How often it is looked at whether L0 files may go.
+    pub l0_check_interval: Duration,
+    /// List a level after each compaction and look for gaps.
+    pub verify_compaction: bool,
+    /// Time between checks of all levels; `None` = never.
+    pub validation_interval: Option<Duration>,
+}
+
+impl UpkeepConfig {
+    /// From validated settings.
+    ///
+    /// # Errors
+    /// More levels than there are.
+    pub fn from_settings(config: &Config) -> Result<Self> {
+        Ok(Self {
+            levels: Levels::new(config.levels.clone())?,
+            snapshot_interval: config.snapshot.interval,
+            retention: RetentionPolicy {
+                enabled: config.retention_enabled,
+                snapshots: config.snapshot.retention,
+                l0: config.l0_retention,
+            },
+            l0_check_interval: config.l0_retention_check_interval,
+            verify_compaction: config.verify_compaction,
+            validation_interval: config.validation_interval,
+        })
+    }
 }
 
 /// One database.

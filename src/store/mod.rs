@@ -7,14 +7,19 @@
 //! 2. TXIDs go on above everything any level of any target holds.
 //! 3. L0 files are uploaded strictly in order, each one only after the one before is there.
 //! 4. A database that fails or a target that is slow holds up no other.
-//! 5. Closing syncs and uploads what is left, for as long as the settings say.
+//! 5. Of each database at most one compaction or snapshot runs at a time, and of all databases a
+//!    bounded number.
+//! 6. Closing syncs and uploads what is left, for as long as the settings say.
 
+mod agenda;
 mod config;
 mod database;
+mod keeper;
 mod monitor;
 mod recover;
 mod shutdown;
 mod target;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,8 +27,9 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{DatabaseConfig, ShutdownPolicy, StoreConfig, TargetConfig};
+pub use config::{DatabaseConfig, ShutdownPolicy, StoreConfig, TargetConfig, UpkeepConfig};
 use database::Database;
+use upkeep::Upkeep;
 
 use crate::error::Result;
 use crate::sqlite::Sqlite;
@@ -35,6 +41,7 @@ pub struct Store {
     world: World,
     databases: Vec<Arc<Database>>,
     shutdown: ShutdownPolicy,
+    upkeep: Arc<Upkeep>,
     tasks: TaskGroup,
 }
 
@@ -56,11 +63,13 @@ impl Store {
             }
             databases.push(Arc::new(Database::new(world.clone(), Arc::clone(&sqlite), config, Arc::clone(&pool))));
         }
-        Ok(Self { world, databases, shutdown: config.shutdown, tasks: TaskGroup::default() })
+        let upkeep = Arc::new(Upkeep::new(config.upkeep));
+        Ok(Self { world, databases, shutdown: config.shutdown, upkeep, tasks: TaskGroup::default() })
     }
 
     /// Starts following all databases.
     pub fn start(&mut self) {
+        self.upkeep.announce();
         for database in &self.databases {
             let monitored = Arc::clone(database);
             self.tasks.spawn("database monitor", |stop| monitor::run(monitored, stop));
@@ -68,6 +77,8 @@ impl Store {
                 let uploaded = Arc::clone(database);
                 self.tasks.spawn("replica monitor", move |stop| target::run(uploaded, n, stop));
             }
+            let (kept, upkeep) = (Arc::clone(database), Arc::clone(&self.upkeep));
+            self.tasks.spawn("keeper", move |stop| keeper::run(kept, upkeep, stop));
         }
     }
 
@@ -75,7 +86,7 @@ impl Store {
     ///
     /// # Errors
     /// The first failure, with what was being done.
-    pub async fn run_once(&self, force_snapshot: bool) -> Result<()> {
+    pub async fn run_once(&self, force_snapshot: bool, enforce_retention: bool) -> Result<()> {
         for database in &self.databases {
             let path = database.path().display();
             tracing::info!(path = %path, "syncing database");
@@ -86,6 +97,12 @@ impl Store {
                 if force_snapshot {
                     tracing::info!(path = %path, "taking snapshot");
                     target.snapshot(database).await.map_err(|e| e.context(format!("snapshot {path}")))?;
+                }
+                if enforce_retention {
+                    tracing::info!(path = %path, "enforcing retention");
+                    let now = self.world.clock.now();
+                    let done = self.upkeep.retain_snapshots(target, now).await;
+                    done.map_err(|e| e.context(format!("enforce retention for {path}")))?;
                 }
             }
         }

@@ -8,6 +8,7 @@ use futures::TryStreamExt;
 use tracing::{info, warn};
 
 use super::database::Database;
+use crate::compaction::Manifest;
 use crate::db::LocalState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx;
@@ -26,7 +27,11 @@ pub(super) async fn run(database: &Database) -> Result<bool> {
     }
     let mut floor = None;
     for target in database.targets() {
-        let max = target.replica().max_txid().await.map_err(|e| e.context("check database behind replica"))?;
+        let max = target
+            .manifest()
+            .read(target.replica(), Manifest::max_txid)
+            .await
+            .map_err(|e| e.context("check database behind replica"))?;
         floor = floor.max(max);
     }
     replace_broken(database).await?;

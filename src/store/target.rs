@@ -4,19 +4,21 @@ use std::io::BufWriter;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::TryStreamExt;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::config::TargetConfig;
 use super::database::Database;
+use crate::compaction::{Cure, Manifest, SharedManifest, cure, gaps};
 use crate::db::SnapshotInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{FileWriter, Header};
-use crate::replica::{Replica, Stamps};
+use crate::replica::{FileInfo, Replica};
 use crate::sys::{Backoff, LogLimiter, OpenMode, Publisher, World, blocking, read_full_at, unique_temp_path};
 use crate::types::{Level, PageSize, Txid, TxidRange};
 
@@ -29,6 +31,9 @@ pub(super) struct Target {
     config: TargetConfig,
     /// One upload pass at a time.
     state: Mutex<Known>,
+    manifest: SharedManifest,
+    /// Whether an upload pass ever went through.
+    ready: AtomicBool,
 }
 
 /// What the target is known to hold. Forgotten after any error.
@@ -56,11 +61,21 @@ pub(super) enum Pass {
 
 impl Target {
     pub(super) fn new(config: TargetConfig) -> Self {
-        Self { config, state: Mutex::default() }
+        Self { config, state: Mutex::default(), manifest: SharedManifest::new(), ready: AtomicBool::new(false) }
     }
 
     pub(super) fn replica(&self) -> &Replica {
         &self.config.replica
+    }
+
+    /// What it holds.
+    pub(super) fn manifest(&self) -> &SharedManifest {
+        &self.manifest
+    }
+
+    /// Whether an upload pass ever went through: before that there is nothing to compact.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
     }
 
     /// Uploads pending files, at most `limit`.
@@ -69,24 +84,82 @@ impl Target {
     /// `NotFound` (`no position, waiting for data`) while nothing was ever synced; the store's.
     pub(super) async fn sync(&self, database: &Database, limit: Option<NonZeroUsize>) -> Result<Pass> {
         let mut known = self.state.lock().await;
-        let position = match known.position.take() {
-            Some(position) => position,
-            None => self.look().await?,
-        };
         let Some(local) = database.seen().position else {
             return Err(Error::new(ErrorKind::NotFound, "no position, waiting for data"));
         };
-        let (position, pass) = self.upload(database, position, local, limit).await?;
-        // Only now, so that an error leaves nothing assumed.
-        known.position = Some(position);
-        Ok(pass)
+        let uploaded = async {
+            let position = match known.position.take() {
+                Some(position) => position,
+                None => self.look(database).await?,
+            };
+            self.upload(database, position, local, limit).await
+        };
+        match uploaded.await {
+            Ok((position, pass)) => {
+                // Only now, so that an error leaves nothing assumed.
+                known.position = Some(position);
+                self.ready.store(true, Ordering::Release);
+                Ok(pass)
+            }
+            Err(err) => {
+                self.manifest.forget();
+                Err(err)
+            }
+        }
     }
 
-    /// Asks the target what it holds.
-    async fn look(&self) -> Result<Position> {
-        let files = self.config.replica.list_all(Stamps::Cheap).await?;
-        let Some(newest) = files.iter().max_by_key(|f| (f.txids.max(), f.level)) else {
-            return Ok(Position { txid: None, page_size: None });
+    /// Looks for transactions that are missing in level 0 and closes the gaps.
+    ///
+    /// # Errors
+    /// Those of reading the database and of the store.
+    pub(super) async fn heal(&self, database: &Database) -> Result<()> {
+        let _turn = self.state.lock().await;
+        self.close_gaps(database).await
+    }
+
+    async fn close_gaps(&self, database: &Database) -> Result<()> {
+        let gaps = self.manifest.read(self.replica(), gaps).await?;
+        if gaps.is_empty() {
+            return Ok(());
+        }
+        let local = database.local().clone();
+        let local = blocking(move || local.list(Level::L0)).await?;
+        for gap in gaps {
+            match cure(gap, &local) {
+                Cure::Upload(files) => {
+                    warn!(system = "store", db = %database.name(), replica = self.replica().kind(), min_txid = %gap.txids.min(),
+                        max_txid = %gap.txids.max(), "ltx files are missing on the replica, uploading them again");
+                    for file in files {
+                        self.put(database, file).await?;
+                    }
+                }
+                Cure::Snapshot => {
+                    warn!(system = "store", db = %database.name(), replica = self.replica().kind(), min_txid = %gap.txids.min(),
+                        max_txid = %gap.txids.max(), "ltx files are missing on the replica, bridging the gap with a snapshot");
+                    self.snapshot(database).await?;
+                    // It leads across all of them; those that can be filled are, next time.
+                    return Ok(());
+                }
+                Cure::Accept => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the target what it holds, and closes gaps.
+    async fn look(&self, database: &Database) -> Result<Position> {
+        self.close_gaps(database).await?;
+        let ends = |manifest: &Manifest| {
+            let key = |f: &&FileInfo| (f.txids.max(), f.level);
+            let chain = manifest.iter().filter(|f| f.level != Level::SNAPSHOT).max_by_key(key).copied();
+            (chain, manifest.iter().max_by_key(key).copied())
+        };
+        let (chain, newest) = self.manifest.read(self.replica(), ends).await?;
+        let Some(newest) = newest else { return Ok(Position { txid: None, page_size: None }) };
+        // A snapshot may be ahead of the uploads; they go on where they ended, if they can.
+        let newest = match chain {
+            Some(chain) if self.has_local(database, chain.txids.max(), newest.txids.max()).await? => chain,
+            _ => newest,
         };
         let head = self.config.replica.get(newest.level, newest.txids, Some(0..Header::SIZE as u64)).await?;
         let bytes: Vec<u8> = head
@@ -100,6 +173,24 @@ impl Target {
             .and_then(Header::decode);
         // A damaged newest file must not stop uploads; it only cannot tell its page size.
         Ok(Position { txid: Some(newest.txids.max()), page_size: header.ok().map(|h| h.page_size) })
+    }
+
+    /// Whether every local file behind `after` up to `last` is there.
+    async fn has_local(&self, database: &Database, after: Txid, last: Txid) -> Result<bool> {
+        if after >= last {
+            return Ok(true);
+        }
+        let local = database.local().clone();
+        blocking(move || {
+            let mut reached = Some(after);
+            for file in local.list(Level::L0)? {
+                if file.extends(reached) {
+                    reached = Some(file.max());
+                }
+            }
+            Ok(reached >= Some(last))
+        })
+        .await
     }
 
     async fn upload(
@@ -147,6 +238,7 @@ impl Target {
         let (path, modes) = (database.local().path(Level::L0, txids), database.seen().modes);
         let put = self.replica().put_local(Level::L0, txids, &database.world, &path, modes).await;
         let info = put.map_err(|e| e.context("write ltx file"))?;
+        self.manifest.written(info);
         debug!(system = "store", db = %database.name(), replica = self.replica().kind(), level = 0,
             minTXID = %txids.min(), maxTXID = %txids.max(), size = info.size, "ltx file uploaded");
         Ok(())
@@ -157,6 +249,11 @@ impl Target {
     /// # Errors
     /// Those of reading the database and of the store.
     pub(super) async fn snapshot(&self, database: &Database) -> Result<SnapshotInfo> {
+        Ok(self.write_snapshot(database).await?.0)
+    }
+
+    /// As [`Target::snapshot`], with the file it became.
+    pub(super) async fn write_snapshot(&self, database: &Database) -> Result<(SnapshotInfo, FileInfo)> {
         let world = database.world.clone();
         let (snapshot, path, modes) = database
             .with_db(move |db| {
@@ -176,8 +273,9 @@ impl Target {
         let fs = database.world.fs.clone();
         blocking(move || fs.remove_file(&path)).await?;
         let info = put?;
+        self.manifest.written(info);
         info!(system = "store", db = %database.name(), txid = %snapshot.txids.max(), size = info.size, "snapshot complete");
-        Ok(snapshot)
+        Ok((snapshot, info))
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) static SPEC: CommandSpec = CommandSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Once {
     force_snapshot: bool,
+    enforce_retention: bool,
 }
 
 /// What the command line asks for.
@@ -100,14 +101,11 @@ impl Request {
         if exec.is_some() {
             return Err(Failure::new("-exec is not available in this build yet"));
         }
-        if enforce_retention {
-            return Err(Failure::new("-enforce-retention is not available in this build yet"));
-        }
         if matches.on("restore-if-db-not-exists") {
             for db in &mut config.dbs {
                 db.restore_if_missing();
             }
         }
-        Ok(Self { config, once: once.then_some(Once { force_snapshot }) })
+        Ok(Self { config, once: once.then_some(Once { force_snapshot, enforce_retention }) })
     }
 }

@@ -16,7 +16,7 @@ use crate::error::{ErrorKind, Result};
 use crate::replica;
 use crate::restore::{self, Target};
 use crate::sqlite::SystemSqlite;
-use crate::store::{DatabaseConfig, ShutdownPolicy, Store, StoreConfig};
+use crate::store::{DatabaseConfig, ShutdownPolicy, Store, StoreConfig, UpkeepConfig};
 use crate::telemetry::duration;
 
 pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(), Failure> {
@@ -52,6 +52,7 @@ async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Res
     let store = StoreConfig {
         databases: databases.collect::<Result<_>>()?,
         shutdown: ShutdownPolicy { timeout: config.shutdown.timeout, interval: config.shutdown.interval },
+        upkeep: UpkeepConfig::from_settings(config)?,
     };
     Store::open(app.world.clone(), Arc::new(SystemSqlite), store).await
 }
@@ -63,7 +64,6 @@ fn warn_of_missing_parts(config: &Config) {
         ("mcp-addr", config.mcp_addr.is_some()),
         ("socket.enabled", config.socket.enabled),
         ("heartbeat-url", config.heartbeat.is_some()),
-        ("validation.interval", config.validation_interval.is_some()),
     ];
     for (setting, _) in parts.into_iter().filter(|(_, used)| *used) {
         warn!(setting, "setting is not available in this build yet and has no effect");

@@ -19,7 +19,7 @@ pub(super) trait Engine: Sized {
 
 impl Engine for Store {
     async fn once(&self, once: Once) -> Result<()> {
-        self.run_once(once.force_snapshot).await
+        self.run_once(once.force_snapshot, once.enforce_retention).await
     }
 
     async fn close(self, skip: CancellationToken) {
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::error::Error;
 
-    const ONCE: Once = Once { force_snapshot: false };
+    const ONCE: Once = Once { force_snapshot: false, enforce_retention: false };
 
     type Diary = Rc<RefCell<Vec<&'static str>>>;
 

@@ -8,8 +8,8 @@ use futures::stream::StreamExt;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::client::ByteStream;
 use crate::error::{Error, ErrorKind, Result};
-use crate::replica::ByteStream;
 
 /// Pieces on their way; the bytes they hold are bounded by the feeder's allowance.
 const MAX_PIECES: usize = 256;
@@ -85,7 +85,7 @@ impl Read for FedReader {
                 Some(Piece::End) => self.ended = true,
                 Some(Piece::Failed(err)) => return Err(err.into()),
                 // The stream was dropped, not finished: this is no end of file.
-                None => return Err(Error::new(ErrorKind::Cancelled, "restore was stopped").into()),
+                None => return Err(Error::new(ErrorKind::Cancelled, "reading was stopped").into()),
             }
         }
     }
