@@ -36,8 +36,11 @@ use crate::wal::{PageMap, Segment};
 const LOCKED_BYTES: u64 = 2 * 1024 * 1024;
 /// How often to read or copy on without the lock while more than that keeps coming in.
 const ROUNDS: u32 = 8;
+/// A log with more than this not yet durable is flushed ahead of a checkpoint, so many times.
+const FLUSH_BYTES: u64 = 16 * 1024 * 1024;
+const FLUSHES: u32 = 6;
 /// Frames that are read into memory between the last file and the write lock.
-const MEMORY_BYTES: usize = 32 * 1024 * 1024;
+const MEMORY_BYTES: usize = 8 * 1024 * 1024;
 /// The application checkpoints on its own after its commits, and only one can at a time.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// The same while the application waits for the write lock.
@@ -272,10 +275,32 @@ impl Db {
         Ok(Some(outcome))
     }
 
+    /// Makes a long log durable before anybody has to wait for that: a checkpoint begins with it,
+    /// and once our mark has moved it may be the application's own that does. `false` if the
+    /// application writes faster than the disk takes it.
+    fn flush_log(&mut self) -> Result<bool> {
+        let session = self.session.as_ref().ok_or_else(not_open)?;
+        let mut flushed = 0;
+        for _ in 0..FLUSHES {
+            let view = LogView::take(&self.world, &self.config, session)?;
+            if view.end.saturating_sub(flushed) < FLUSH_BYTES {
+                return Ok(true);
+            }
+            flushed = view.end;
+            view.log()?.file.sync()?;
+        }
+        let threshold = self.config.truncate_pages.map(|pages| wal_bytes(pages, session.page_size));
+        // Beyond the threshold the log must be brought down, even if somebody has to wait.
+        Ok(threshold.is_some_and(|threshold| flushed >= threshold))
+    }
+
     /// Copies frames without holding anybody up, until little is left. A reader of an old state
     /// shows in that a further try gets no further; one that is merely a commit behind does not
     /// matter.
     fn copy_bulk(&mut self) -> Result<Outcome> {
+        if !self.flush_log()? {
+            return Err(Error::new(ErrorKind::Busy, "the application writes faster than the log can be flushed"));
+        }
         let session = self.session.as_mut().ok_or_else(not_open)?;
         let mut before = session.wal_index()?;
         for _ in 0..ROUNDS {
