@@ -15,6 +15,9 @@ import chain
 import common
 
 
+GONE = ("non-contiguous ltx files", "no matching backup files")
+
+
 def stamp(ms):
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms // 1000)) + f".{ms % 1000:03d}Z"
 
@@ -49,9 +52,9 @@ def main():
         if what == "txid" and "no matching backup files" in result.message:
             counts["gone"] += 1
             return None
-        if what == "time" and len(programs) > 1 and reader is rig.bin and "non-contiguous ltx files" in result.message:
-            # The reference deletes level 0 from the old end, in the middle of what one level-1 file covers: the exact
-            # state is gone then. It restores an older one and says nothing; we refuse.
+        if what == "time" and len(programs) > 1 and any(text in result.message for text in GONE):
+            # The reference deletes level 0 from the old end, in the middle of what one level-1 file covers, and the
+            # snapshot that the window starts from: some states of the window are gone then.
             counts["refused"] += 1
             return None
         raise common.Mismatch(f"restore {what} {options} by {reader.version}: {result.message}")
