@@ -14,10 +14,10 @@ use crate::config::is_replica_url;
 use crate::error::ErrorKind;
 use crate::ltx;
 use crate::replica::Stamps;
-use crate::restore::{self, Check, IntegrityCheck, Overwrite, Request, Target};
+use crate::restore::{self, Check, Overwrite, Request, Target};
 use crate::sqlite;
 use crate::telemetry::LogStream;
-use crate::types::{Timestamp, Txid, parse_timestamp};
+use crate::types::{IntegrityCheck, Timestamp, Txid, parse_timestamp};
 
 pub(super) static SPEC: CommandSpec = CommandSpec {
     name: "restore",
@@ -183,14 +183,7 @@ async fn restore_from(
 
 /// SQLite's own check, for the restore to call on the finished file.
 pub(super) fn sqlite_check() -> Check {
-    Arc::new(|path, mode| {
-        let mode = match mode {
-            IntegrityCheck::None => sqlite::IntegrityCheck::None,
-            IntegrityCheck::Quick => sqlite::IntegrityCheck::Quick,
-            IntegrityCheck::Full => sqlite::IntegrityCheck::Full,
-        };
-        sqlite::integrity_check(path, mode)
-    })
+    Arc::new(sqlite::integrity_check)
 }
 
 fn integrity(matches: &Matches) -> Result<(IntegrityCheck, &str), Failure> {

@@ -35,7 +35,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { inputs: 512, memory: 16 << 20 }
+        Self { inputs: 512, memory: 32 << 20 }
     }
 }
 

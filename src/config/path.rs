@@ -105,16 +105,16 @@ mod tests {
 
     #[test]
     fn paths_become_absolute_and_clean() {
-        let env = Environment::new([], PathBuf::from("/work/here"));
+        let env = Environment::new([], PathBuf::from("/srv/here"));
         for (text, want) in [
-            ("app.db", "/work/here/app.db"),
-            ("./a//b/../c/", "/work/here/a/c"),
+            ("app.db", "/srv/here/app.db"),
+            ("./a//b/../c/", "/srv/here/a/c"),
             ("sqlite:///x.db", "/x.db"),
-            ("sqlite3://x.db", "/work/here/x.db"),
-            ("sqlite:x.db", "/work/here/sqlite:x.db"),
-            ("~bob/x", "/work/here/~bob/x"),
+            ("sqlite3://x.db", "/srv/here/x.db"),
+            ("sqlite:x.db", "/srv/here/sqlite:x.db"),
+            ("~bob/x", "/srv/here/~bob/x"),
             ("/../x", "/x"),
-            ("", "/work/here"),
+            ("", "/srv/here"),
             ("/", "/"),
         ] {
             assert_eq!(expand_path(text, &env, &OsFs).unwrap(), PathBuf::from(want), "{text}");

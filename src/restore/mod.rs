@@ -14,4 +14,4 @@ mod run;
 
 pub use output::Overwrite;
 pub use plan::{Target, check_time, plan};
-pub use run::{Check, IntegrityCheck, Report, Request, plan_for, run};
+pub use run::{Check, Report, Request, plan_for, run};

@@ -14,24 +14,12 @@ use super::plan::{Target, check_sizes, check_time, plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::{FedReader, FileInfo, Replica, Stamps, bridge};
 use crate::sys::{World, blocking};
-use crate::types::{PageSize, Timestamp, Txid};
+use crate::types::{IntegrityCheck, PageSize, Timestamp, Txid};
 
 /// Bytes that wait between network and decoder, over all files together.
 const PREFETCH: usize = 16 << 20;
 /// Most files fetched at once: each may hold a piece beyond its share of [`PREFETCH`].
 const MAX_PARALLELISM: usize = 32;
-
-/// How thoroughly the restored database is looked at before it is put in place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum IntegrityCheck {
-    /// Checksums only, which are always verified.
-    #[default]
-    None,
-    /// `PRAGMA quick_check`.
-    Quick,
-    /// `PRAGMA integrity_check`.
-    Full,
-}
 
 /// Runs SQLite's own check on a database file; an error says what is wrong with it
 /// (`integrity check failed: …`). Blocks. Not called for [`IntegrityCheck::None`].

@@ -6,18 +6,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::codes;
 use crate::error::{Error, Result};
-
-/// How much to check after a restore.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum IntegrityCheck {
-    /// Nothing.
-    #[default]
-    None,
-    /// `PRAGMA quick_check`.
-    Quick,
-    /// `PRAGMA integrity_check`.
-    Full,
-}
+use crate::types::IntegrityCheck;
 
 /// Runs the check on a file nobody else uses. The content is untrusted: no triggers, views or
 /// functions of its schema run.

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use litestream::error::{Error, ErrorKind};
-use litestream::restore::{IntegrityCheck, Overwrite, Request, run};
+use litestream::restore::{Overwrite, Request, run};
 use litestream::sys::Random;
+use litestream::types::IntegrityCheck;
 
 use super::support::{Scene, sha256};
 
