@@ -35,7 +35,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { inputs: 512, memory: 32 << 20 }
+        Self { inputs: 512, memory: 16 << 20 }
     }
 }
 
@@ -231,7 +231,7 @@ mod tests {
         let many: Vec<FileInfo> = (1..=600).map(|n| file(0, n, n, 0)).collect();
         assert_eq!(ranges(&planned(&many, 1)).len(), 512);
         let large: Vec<FileInfo> = (1..=600).map(|n| FileInfo { size: 1 << 30, ..file(1, n, n, 0) }).collect();
-        assert_eq!(ranges(&planned(&large, 2)).len(), 25);
+        assert_eq!(ranges(&planned(&large, 2)).len(), 12);
         let tight = Limits { inputs: 512, memory: 1 };
         let two = plan(&Manifest::new(large), level(2), tight).unwrap();
         assert_eq!(ranges(&two).len(), 2);
