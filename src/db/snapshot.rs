@@ -39,7 +39,13 @@ impl Db {
         let page_size = session.page_size;
         let mut map = PageMap::default();
         let mut wal = WalPos { offset: WalHeader::SIZE, size: 0, salt1: last.salts.salt1, salt2: last.salts.salt2 };
-        let commit = if view.index.is_empty() {
+        // With everything copied the database file alone is that state, and it stays so: under our
+        // read transaction no later frame can be copied. The log may be restarted meanwhile.
+        let copied = view.index.is_empty()
+            || (view.index.salts == last.salts && view.end == last.end && view.index.is_fully_backfilled());
+        let commit = if copied {
+            wal.offset = last.end.saturating_sub(page_size.frame_size()).max(WalHeader::SIZE);
+            wal.size = last.end.saturating_sub(wal.offset);
             last.commit
         } else {
             if view.index.salts != last.salts || view.end < last.end {
@@ -80,8 +86,7 @@ impl Db {
         let pages = source.encode(Pages::All(commit), &mut encoder)?;
         let (mut out, _) = encoder.finish(Checksum::NONE)?;
         out.flush().map_err(|e| Error::io("write snapshot", e))?;
-        // Under the read transaction only a log without frames of ours can be restarted.
-        if !view.index.is_empty() && session.wal_index()?.salts != view.index.salts {
+        if !copied && session.wal_index()?.salts != view.index.salts {
             return Err(Error::new(ErrorKind::Changed, "wal was restarted while it was copied"));
         }
         Ok(SnapshotInfo { txids: header.txids, timestamp: header.timestamp, pages, page_size })

@@ -23,6 +23,8 @@ use crate::sys::{Backoff, LogLimiter, OpenMode, Publisher, World, blocking, read
 use crate::types::{Level, PageSize, Txid, TxidRange};
 
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
+/// How often a snapshot is begun before it is left for later.
+const SNAPSHOT_ATTEMPTS: u32 = 5;
 const ERROR_SPACING: Duration = Duration::from_secs(30);
 
 /// A place that files go to.
@@ -262,11 +264,20 @@ impl Target {
                 let path = db.config().meta_path.join("snapshot.ltx");
                 let path = unique_temp_path(world.random.as_ref(), &path);
                 world.fs.create_dir_all(&db.config().meta_path, modes.dir)?;
-                let publisher = Publisher::create_as(world.fs.as_ref(), path.clone(), &path, modes.file)?;
-                let out = BufWriter::with_capacity(1 << 20, FileWriter::new(publisher.file()));
-                let snapshot = db.snapshot(out)?;
-                publisher.seal()?;
-                Ok((snapshot, path, modes))
+                for attempt in 1.. {
+                    let publisher = Publisher::create_as(world.fs.as_ref(), path.clone(), &path, modes.file)?;
+                    let out = BufWriter::with_capacity(1 << 20, FileWriter::new(publisher.file()));
+                    match db.snapshot(out) {
+                        // A commit came between sync and snapshot.
+                        Err(err) if err.kind() == ErrorKind::Changed && attempt < SNAPSHOT_ATTEMPTS => {}
+                        other => {
+                            let snapshot = other?;
+                            publisher.seal()?;
+                            return Ok((snapshot, path, modes));
+                        }
+                    }
+                }
+                unreachable!("the last attempt returns")
             })
             .await?;
         let put = self.replica().put_local(Level::SNAPSHOT, snapshot.txids, &database.world, &path, Some(modes)).await;
