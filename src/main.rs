@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    litestream::sys::give_memory_back();
     ExitCode::from(litestream::cli::run(std::env::args_os()))
 }
