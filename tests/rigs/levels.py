@@ -83,7 +83,9 @@ def main():
                     times = sorted(rig.rng.uniform(first, now - 3) for _ in range(2))
                     states = [restore(reader, ("-timestamp", stamp(int(t * 1000))), "time") for t in times]
                     counts["time"] += 2
-                    if None not in states and states[0] > states[1]:
+                    # Between the two restores single syncs may have become one level-1 file: states closer to each other
+                    # than such a file spans may change places.
+                    if None not in states and times[1] - times[0] > 5 and states[0] > states[1]:
                         raise common.Mismatch(f"a later time gave an older state: {times} -> {states}")
             if not daemon.alive():
                 raise common.Mismatch(f"ended by itself: {daemon.log_text()[-300:]}")
