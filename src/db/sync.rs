@@ -161,7 +161,7 @@ impl Db {
             return Ok(());
         }
         info!(system = "store", db = %self.config.name(), "database or wal file was replaced, starting over with a full image");
-        self.close();
+        self.session = None;
         self.force_full = Some(Reason::DatabaseReplaced);
         Err(Error::new(ErrorKind::Changed, "database or wal file was replaced").at(self.config.path.display()))
     }

@@ -129,6 +129,11 @@ impl Database {
         Ok(report)
     }
 
+    /// New files were made by something else than a sync.
+    pub(super) fn note_position(&self, position: Option<Txid>) {
+        self.seen.send_if_modified(|seen| std::mem::replace(&mut seen.position, position) != position);
+    }
+
     /// Ends the read transaction and closes all files.
     pub(super) async fn close(&self) -> Result<()> {
         self.with_db(|db| {

@@ -15,6 +15,7 @@ mod agenda;
 mod config;
 mod database;
 mod keeper;
+mod lineage;
 mod monitor;
 mod recover;
 mod shutdown;
@@ -54,6 +55,7 @@ impl Store {
         // Work that keeps a core busy: more of it at a time helps nobody.
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let pool = Arc::new(Semaphore::new(cores.max(2)));
+        config.check_targets()?;
         let mut databases = Vec::new();
         for config in config.databases {
             for target in &config.targets {
@@ -96,7 +98,7 @@ impl Store {
                 uploaded.map_err(|e| e.context(format!("sync replica for {path}")))?;
                 if force_snapshot {
                     tracing::info!(path = %path, "taking snapshot");
-                    target.snapshot(database).await.map_err(|e| e.context(format!("snapshot {path}")))?;
+                    target.force_snapshot(database).await.map_err(|e| e.context(format!("snapshot {path}")))?;
                 }
                 if enforce_retention {
                     tracing::info!(path = %path, "enforcing retention");

@@ -21,6 +21,8 @@ const ERROR_SPACING: Duration = Duration::from_secs(30);
 const BUSY_LOOK: Duration = Duration::from_millis(20);
 /// A log that brought something within this time is busy.
 const BUSY_FOR: Duration = Duration::from_secs(3);
+/// How often a database is tried that another process replicates.
+const LOCK_LOOK: Duration = Duration::from_secs(1);
 /// Even a log that seems untouched is read this often.
 const FULL_PASS: Duration = Duration::from_secs(60);
 /// Between intervals, sync once so many checkpoint thresholds' worth of log is unread.
@@ -125,7 +127,11 @@ impl Trouble {
     }
 
     async fn step(&mut self, database: &Database, err: &Error, now: Duration) -> Duration {
-        let wait = self.backoff.step();
+        let mut wait = self.backoff.step();
+        if err.kind() == ErrorKind::InUse {
+            // When the other process ends, this one takes over at once.
+            wait = wait.min(LOCK_LOOK);
+        }
         let failures = self.backoff.failures();
         let full = err.kind() == ErrorKind::DiskFull;
         if self.limiter.allow(now, err) {

@@ -63,7 +63,8 @@ async fn sync_finally(
             }
             return Ok(());
         };
-        if policy.timeout.is_zero() {
+        // Another process has the database or the target: waiting would not make it ours.
+        if policy.timeout.is_zero() || err.kind() == ErrorKind::InUse {
             return Err(err);
         }
         let elapsed = world.clock.elapsed().saturating_sub(started);

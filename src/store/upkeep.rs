@@ -44,7 +44,7 @@ impl SnapshotSource for Source<'_> {
     }
 
     async fn snapshot(&self) -> Result<FileInfo> {
-        Ok(self.target.write_snapshot(self.database).await?.1)
+        self.target.snapshot_uploaded(self.database).await
     }
 }
 

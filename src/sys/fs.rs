@@ -129,6 +129,9 @@ pub trait File: fmt::Debug + Send + Sync {
     fn set_modified(&self, at: Timestamp) -> Result<()>;
 }
 
+/// A lock that is held. Dropping it gives it back.
+pub trait Lock: fmt::Debug + Send + Sync {}
+
 /// A file system.
 pub trait Fs: fmt::Debug + Send + Sync + 'static {
     /// Opens a file.
@@ -156,6 +159,18 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// I/O errors.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
+    /// Renames unless `to` names something, which is told from the rename itself and not before it.
+    /// Where the file system cannot do that, it is looked at before.
+    ///
+    /// # Errors
+    /// `Exists`, with `from` still there; I/O errors.
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()>;
+    /// Takes the lock that the file stands for, creating it if need be, for as long as the result
+    /// lives. `owner` is left in the file for whoever finds it locked.
+    ///
+    /// # Errors
+    /// `InUse` if somebody has it, in this process or another; I/O errors.
+    fn lock(&self, path: &Path, owner_mode: OwnerMode, owner: &str) -> Result<Box<dyn Lock>>;
     /// Removes a file. Removing an absent one succeeds.
     ///
     /// # Errors

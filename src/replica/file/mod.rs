@@ -63,6 +63,14 @@ impl ReplicaClient for FileClient {
         "file"
     }
 
+    fn location(&self) -> String {
+        format!("file://{}", self.root.display())
+    }
+
+    fn creates_exclusively(&self) -> bool {
+        true
+    }
+
     async fn init(&self) -> Result<()> {
         if self.root.as_os_str().is_empty() {
             return Err(Error::invalid("file replica path required"));
@@ -182,7 +190,12 @@ impl PutJob {
             }
         }
         check_size(self.opts.size, size)?;
-        publisher.publish(Some(self.opts.stamp))?;
+        let stamp = Some(self.opts.stamp);
+        if self.opts.exclusive {
+            publisher.publish_new(stamp)?
+        } else {
+            publisher.publish(stamp)?
+        }
         Ok(size)
     }
 

@@ -12,7 +12,7 @@ fn key(text: &str) -> Key {
 }
 
 fn options(millis: i64) -> PutOptions {
-    PutOptions { stamp: Timestamp::from_millis(millis), size: None, modes: None }
+    PutOptions { stamp: Timestamp::from_millis(millis), size: None, modes: None, exclusive: false }
 }
 
 async fn names(client: &FileClient, prefix: &str) -> Result<Vec<String>> {
