@@ -52,9 +52,8 @@ async fn ending_a_daemon_that_only_waited_does_not_take_the_whole_timeout() {
     let mut second = source.store(&remote).await;
     second.start();
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    let began = std::time::Instant::now();
-    close(second).await;
-    assert!(began.elapsed() < std::time::Duration::from_secs(2));
+    // The policy of these stores would try for five seconds.
+    tokio::time::timeout(std::time::Duration::from_secs(2), close(second)).await.unwrap();
     close(first).await;
 }
 
