@@ -124,7 +124,7 @@ async fn restore_from(
     let replica = &source.replica;
     replica.client().init().await?;
     if let (Some(time), None) = (wanted.before, &source.db) {
-        restore::check_time(&replica.list_all(Stamps::Exact).await?, time)?;
+        restore::survey(replica, Target::Before(time)).await?.check_time(time)?;
     }
     if matches.on("dry-run") {
         return dry_run(matches, wanted, source, &output).await;
@@ -175,7 +175,8 @@ async fn restore_from(
     output::print(&output::json(&Summary {
         db_path: output.display().to_string(),
         replica: replica.kind(),
-        txid: report.txid.to_string(),
+        // Backups of 0.3.x have no TXIDs; the reference shows the one of an LTX file it did not use.
+        txid: report.txid.map_or_else(String::new, |txid| txid.to_string()),
         duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
         integrity_check: wanted.integrity.1,
     })?)
@@ -260,7 +261,9 @@ async fn dry_run(matches: &Matches, wanted: &Wanted<'_>, source: &Source, output
         return Err(Failure::new("cannot use -dry-run with -f"));
     }
     let target = target(wanted, "cannot specify both TXID & timestamp to restore")?;
-    let files = restore::plan_for(&source.replica, target, false).await?;
+    // As in the reference, only LTX files are planned: a backup of 0.3.x is not shown.
+    let stamps = if matches!(target, Target::Before(_)) { Stamps::Exact } else { Stamps::Cheap };
+    let files = restore::plan(&source.replica.list_all(stamps).await?, target)?;
     let (Some(first), Some(last)) = (files.first(), files.last()) else {
         return Err(Failure::new("no matching backup files available"));
     };

@@ -137,6 +137,13 @@ pub trait ReplicaClient: fmt::Debug + Send + Sync + 'static {
     /// empty; nothing but objects is reported.
     fn list(&self, prefix: &Key, after: Option<&Key>, stamps: Stamps) -> BoxStream<'_, Result<ObjectMeta>>;
 
+    /// "Directories" directly below `prefix`, in any order; an absent prefix has none. `None` if this
+    /// backend cannot tell. Needed only to find backups of Litestream 0.3.x. Wrappers must pass it on.
+    fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
+        let _ = prefix;
+        None
+    }
+
     /// The bytes of an object, or those of `range` that exist: a range is cut at the object's end
     /// and may come out empty. `offset..u64::MAX` reads to the end.
     ///

@@ -1,6 +1,6 @@
 //! Replica in memory, for tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -68,6 +68,18 @@ impl ReplicaClient for MemoryClient {
             })
             .collect();
         stream::iter(found).boxed()
+    }
+
+    fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
+        let below = format!("{prefix}/");
+        let names: BTreeSet<String> = self
+            .objects()
+            .keys()
+            .filter_map(|key| key.as_str().strip_prefix(&below)?.split_once('/'))
+            .map(|(dir, _)| dir.to_owned())
+            .collect();
+        let dirs: Vec<_> = names.iter().map(|name| prefix.join(name)).collect();
+        Some(stream::iter(dirs).boxed())
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {

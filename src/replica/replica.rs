@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use futures::stream::TryStreamExt;
 
-use super::client::{ByteStream, PutOptions, ReplicaClient, Stamps};
+use super::client::{ByteStream, Key, PutOptions, ReplicaClient, Stamps};
 use super::layout::Layout;
 use super::{reader, stream};
 use crate::error::{Error, Result};
@@ -108,6 +108,13 @@ impl Replica {
         let key = self.layout.file(file.level, file.txids)?;
         let what = format!("level={}, min={}, max={}", file.level, file.txids.min(), file.txids.max());
         Ok(reader::resumable(self.client.clone(), key, file.size, what))
+    }
+
+    /// All bytes of any object of `size` bytes, opened on first use and continued after dropped
+    /// connections. `what` names it in errors.
+    #[must_use]
+    pub fn get_object(&self, key: &Key, size: u64, what: String) -> ByteStream {
+        reader::resumable(self.client.clone(), key.clone(), size, what)
     }
 
     /// Writes a file, replacing one of the same name.

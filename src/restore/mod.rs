@@ -7,11 +7,16 @@
 //! 4. Memory is bounded, whatever the size of the database (but for one bit per page).
 
 mod apply;
+mod fetch;
 mod output;
 mod pages;
 mod plan;
+mod progress;
 mod run;
+mod survey;
 
 pub use output::Overwrite;
-pub use plan::{Target, check_time, plan};
+pub use plan::{Target, plan};
+pub use progress::Progress;
 pub use run::{Check, Report, Request, plan_for, run};
+pub use survey::{Plan, Survey, survey};

@@ -126,21 +126,6 @@ pub(super) fn check_sizes(plan: &[FileInfo]) -> Result<()> {
     }
 }
 
-/// Refuses times outside of what the replica covers.
-///
-/// # Errors
-/// `NotFound`: before the oldest file, after the newest, or no files at all.
-pub fn check_time(files: &[FileInfo], time: Timestamp) -> Result<()> {
-    let missing = |text| Err(Error::new(ErrorKind::NotFound, text));
-    let oldest = files.iter().map(|file| file.created).min();
-    let newest = files.iter().map(|file| file.created).max();
-    match oldest.zip(newest) {
-        None => missing("no backups found"),
-        Some((oldest, newest)) if time < oldest || time > newest => missing("timestamp does not exist"),
-        Some(_) => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -301,17 +286,6 @@ mod tests {
     fn a_snapshot_that_is_none_does_not_start_a_plan() {
         let files = [file(9, 1, 3, 30), file(9, 4, 9, 90)];
         assert_eq!(plan(&files, Target::Latest).unwrap_err().kind(), ErrorKind::Corrupt);
-    }
-
-    #[test]
-    fn times_outside_of_the_replica_are_refused_when_asked_for() {
-        let files = [file(9, 1, 3, 30), file(0, 4, 4, 40)];
-        let check = |millis| check_time(&files, Timestamp::from_millis(millis));
-        assert!(check(30).is_ok() && check(40).is_ok());
-        for millis in [29, 41] {
-            assert_eq!(check(millis).unwrap_err().to_string(), "timestamp does not exist");
-        }
-        assert_eq!(check_time(&[], Timestamp::from_millis(1)).unwrap_err().to_string(), "no backups found");
     }
 
     #[test]

@@ -18,6 +18,7 @@ macro_rules! for_each_case {
         $case!(an_absent_prefix_is_an_empty_list);
         $case!(a_list_is_in_key_order_and_starts_after_a_key);
         $case!(a_list_holds_only_what_is_directly_below_its_prefix);
+        $case!(directories_are_those_directly_below_the_prefix);
         $case!(five_thousand_objects_are_all_listed);
         $case!(ranges_are_cut_at_the_end_of_the_object);
         $case!(an_absent_object_is_not_found);
@@ -126,6 +127,27 @@ pub(crate) async fn a_list_holds_only_what_is_directly_below_its_prefix(client: 
     }
     assert_eq!(names(&client, "ltx/1", None).await, ["ltx/1/x.ltx"]);
     assert_eq!(names(&client, "ltx", None).await, ["ltx/x.ltx"]);
+}
+
+/// A backend that cannot tell says so; one that can tells all.
+pub(crate) async fn directories_are_those_directly_below_the_prefix(client: Client) {
+    for name in ["g/a/x/1", "g/a/x/2", "g/b/y", "g/file", "h/c/z"] {
+        put(&client, name, "x").await;
+    }
+    let dirs = |prefix: &'static str| {
+        let client = client.clone();
+        async move {
+            let dirs: Vec<Key> = client.list_dirs(&key(prefix))?.try_collect().await.unwrap();
+            let mut dirs: Vec<String> = dirs.iter().map(ToString::to_string).collect();
+            dirs.sort();
+            Some(dirs)
+        }
+    };
+    let Some(found) = dirs("g").await else { return };
+    assert_eq!(found, ["g/a", "g/b"]);
+    assert_eq!(dirs("g/a").await.unwrap(), ["g/a/x"]);
+    assert!(dirs("absent").await.unwrap().is_empty());
+    assert!(dirs("g/a/x").await.unwrap().is_empty());
 }
 
 pub(crate) async fn five_thousand_objects_are_all_listed(client: Client) {

@@ -6,3 +6,4 @@ mod destination;
 mod fixtures;
 mod replica;
 mod support;
+mod v3;

@@ -90,6 +90,25 @@ impl ReplicaClient for FileClient {
         stream::once(listing).flatten().boxed()
     }
 
+    fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
+        let (world, dir, prefix) = (self.world.clone(), self.path(prefix), prefix.clone());
+        let listing = async move {
+            let dirs = blocking(move || match world.fs.list(&dir) {
+                Ok(entries) => {
+                    let dirs = entries.into_iter().filter(|entry| entry.kind == FileKind::Dir);
+                    Ok(dirs.filter_map(|entry| prefix.join(&entry.name).ok()).collect())
+                }
+                Err(err) if err.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+                Err(err) => Err(err),
+            });
+            match dirs.await {
+                Ok(dirs) => stream::iter(dirs.into_iter().map(Ok)).left_stream(),
+                Err(err) => stream::iter([Err(err)]).right_stream(),
+            }
+        };
+        Some(stream::once(listing).flatten().boxed())
+    }
+
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {
         let (world, path) = (self.world.clone(), self.path(key));
         let (file, range, first) = blocking(move || {
