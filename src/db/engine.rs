@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -38,6 +39,22 @@ pub struct Db {
     pub(super) force_full: Option<Reason>,
     modes: Option<Modes>,
     pub(super) checkpoints: CheckpointState,
+    pub(super) counters: Counters,
+}
+
+/// What happened since the engine was made, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bytes of log that became files.
+    pub wal_bytes: u64,
+    /// Checkpoints, complete or not.
+    pub checkpoints: u64,
+    /// Checkpoints that failed.
+    pub checkpoint_errors: u64,
+    /// Time they took.
+    pub checkpoint_time: Duration,
+    /// The log is above its threshold, and the last checkpoint was kept from bringing it down.
+    pub alarm: bool,
 }
 
 /// The newest local L0 file.
@@ -90,7 +107,14 @@ impl Db {
             force_full: None,
             modes: None,
             checkpoints,
+            counters: Counters::default(),
         }
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
     }
 
     /// The settings.

@@ -303,6 +303,7 @@ impl Db {
             salts: view.index.salts,
             checksum: Some(batch.segment.checksum),
         };
+        self.counters.wal_bytes += last.end.saturating_sub(last.start);
         self.remember(&last, view);
         self.set_last(last);
         self.checkpoints.note_change();

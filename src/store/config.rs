@@ -1,6 +1,5 @@
 //! What to replicate, where to and how often.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -20,27 +19,6 @@ pub struct StoreConfig {
     pub shutdown: ShutdownPolicy,
     /// Compaction, snapshots and retention.
     pub upkeep: UpkeepConfig,
-}
-
-impl StoreConfig {
-    /// Two databases on one replica would overwrite each other's files.
-    pub(super) fn check_targets(&self) -> Result<()> {
-        let mut seen = HashMap::new();
-        for database in &self.databases {
-            for target in &database.targets {
-                let location = target.replica.client().location();
-                if let Some(other) = seen.insert(location.clone(), &database.db.path) {
-                    return Err(Error::invalid(format!(
-                        "replica {location} is used by two databases: {} and {}",
-                        other.display(),
-                        database.db.path.display()
-                    ))
-                    .hint("give each database a replica path of its own"));
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// How targets are kept small and whole.
@@ -82,7 +60,7 @@ impl UpkeepConfig {
 }
 
 /// One database.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DatabaseConfig {
     /// Of the engine.
     pub db: DbConfig,
@@ -93,7 +71,7 @@ pub struct DatabaseConfig {
 }
 
 /// One place that files go to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TargetConfig {
     /// The store.
     pub replica: Replica,

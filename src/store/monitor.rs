@@ -32,6 +32,8 @@ const BURST_FACTOR: u64 = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
     Nothing,
+    /// There is nothing that was not read.
+    Current,
     Sync,
 }
 
@@ -64,7 +66,11 @@ pub(super) async fn run(database: Arc<Database>, stop: CancellationToken) {
     loop {
         let now = clock.elapsed();
         let mut wait = times.next_look(now);
-        if look(&database, &times, now) == Look::Sync {
+        let found = look(&database, &times, now);
+        if found == Look::Current {
+            database.health().looked(&database.world, now);
+        }
+        if found == Look::Sync {
             times.synced = Some(now);
             match database.sync_local().await {
                 Ok(report) => {
@@ -97,7 +103,7 @@ fn look(database: &Database, times: &Times, now: Duration) -> Look {
     // Somebody else is at it; there will be another look.
     let Some(db) = database.try_db() else { return Look::Nothing };
     if since >= times.interval {
-        return if db.needs_step() { Look::Sync } else { Look::Nothing };
+        return if db.needs_step() { Look::Sync } else { Look::Current };
     }
     let frames = u64::from(database.config.db.min_checkpoint_pages).saturating_mul(BURST_FACTOR);
     let burst = db.page_size().map(|size| frames.saturating_mul(size.frame_size()));
@@ -134,6 +140,7 @@ impl Trouble {
         }
         let failures = self.backoff.failures();
         let full = err.kind() == ErrorKind::DiskFull;
+        database.health().local_trouble(&database.world, err, failures, wait);
         if self.limiter.allow(now, err) {
             if full {
                 error!(system = "store", db = %database.name(), error = %err, consecutive_errors = failures,

@@ -32,6 +32,8 @@ const ERROR_SPACING: Duration = Duration::from_secs(30);
 /// A place that files go to.
 #[derive(Debug)]
 pub(super) struct Target {
+    /// Which one of the database's.
+    n: usize,
     config: TargetConfig,
     /// One upload pass at a time.
     state: Mutex<Known>,
@@ -66,8 +68,9 @@ pub(super) enum Pass {
 }
 
 impl Target {
-    pub(super) fn new(config: TargetConfig) -> Self {
+    pub(super) fn new(n: usize, config: TargetConfig) -> Self {
         Self {
+            n,
             config,
             state: Mutex::default(),
             manifest: SharedManifest::new(),
@@ -124,11 +127,13 @@ impl Target {
             Ok((position, pass)) => {
                 // Only now, so that an error leaves nothing assumed.
                 known.position = Some(position);
+                database.health().reached(self.n, position.txid, pass == Pass::Done);
                 self.ready.store(true, Ordering::Release);
                 Ok(pass)
             }
             Err(err) => {
                 self.manifest.forget();
+                database.health().lost_track(&database.world, self.n);
                 Err(err)
             }
         }
@@ -441,6 +446,7 @@ pub(super) async fn run(database: Arc<Database>, n: usize, stop: CancellationTok
                 }
                 Err(err) => {
                     wait = interval + backoff.step();
+                    database.health().target_trouble(&database.world, n, &err, backoff.failures(), wait);
                     if limiter.allow(clock.elapsed(), &err) {
                         error!(system = "store", db = %database.name(), replica = target.replica().kind(), error = %err,
                             hint = err.hint_text(), consecutive_errors = backoff.failures(), "monitor error");

@@ -25,7 +25,7 @@ pub use memory::give_memory_back;
 pub use os_fs::OsFs;
 pub use publish::{Publisher, read_full_at, target_of_temp, unique_temp_path};
 pub use random::{OsRandom, Random};
-pub use task::TaskGroup;
+pub use task::{TaskGroup, to_the_end};
 
 /// File system, clock and randomness, as everything above `sys` sees them.
 #[derive(Debug, Clone)]

@@ -23,7 +23,7 @@ async fn c5_a_full_image_is_published_as_a_snapshot() {
     assert_eq!(remote.level(0).await, [(1, 1), (2, 2), (3, 3)]);
     assert_eq!(remote.level(9).await, [(1, 3)]);
     let plan = plan_for(&remote.replica, Target::Latest, false).await.unwrap();
-    assert_eq!(plan.iter().map(ToString::to_string).collect::<Vec<_>>(), ["9/0000000000000001-0000000000000003.ltx"]);
+    assert_eq!(plan.files().iter().map(ToString::to_string).collect::<Vec<_>>(), ["9/0000000000000001-0000000000000003.ltx"]);
     assert_eq!(remote.latest().await, source.rows());
 }
 
@@ -31,7 +31,7 @@ async fn c5_a_full_image_is_published_as_a_snapshot() {
 #[tokio::test(flavor = "multi_thread")]
 async fn c6_the_first_snapshot_is_made_of_the_first_file() {
     let (source, remote) = (Source::new(50), Remote::new());
-    let mut store = source.store(&remote).await;
+    let store = source.store(&remote).await;
     store.start();
     eventually("a snapshot", async || !remote.level(9).await.is_empty()).await;
     close(store).await;
@@ -49,7 +49,7 @@ async fn c6_the_first_snapshot_is_made_of_the_first_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn d6_the_next_txid_lies_above_all_levels() {
     let (source, remote) = (Source::new(1), Remote::new());
-    let mut store = source.store(&remote).await;
+    let store = source.store(&remote).await;
     store.start();
     for n in 1..4 {
         source.insert(n..n + 1);
@@ -99,7 +99,7 @@ async fn an_idle_database_makes_no_requests() {
     upkeep.retention.snapshots = Duration::from_millis(300);
     upkeep.retention.l0 = Some(Duration::from_millis(50));
     upkeep.l0_check_interval = Duration::from_millis(50);
-    let mut store = open_with(vec![source.config(&remote)], upkeep).await.unwrap();
+    let store = open_with(vec![source.config(&remote)], upkeep).await.unwrap();
     store.start();
     for n in 3..20 {
         source.insert(n..n + 1);

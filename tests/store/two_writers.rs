@@ -35,7 +35,7 @@ async fn a_waiting_daemon_takes_over_by_itself() {
     let (source, remote) = (Source::new(3), Remote::new());
     let first = source.store(&remote).await;
     first.run_once(false, false).await.unwrap();
-    let mut second = source.store(&remote).await;
+    let second = source.store(&remote).await;
     second.start();
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     close(first).await;
@@ -49,7 +49,7 @@ async fn ending_a_daemon_that_only_waited_does_not_take_the_whole_timeout() {
     let (source, remote) = (Source::new(3), Remote::new());
     let first = source.store(&remote).await;
     first.run_once(false, false).await.unwrap();
-    let mut second = source.store(&remote).await;
+    let second = source.store(&remote).await;
     second.start();
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     // The policy of these stores would try for five seconds.
@@ -62,7 +62,7 @@ async fn two_databases_of_one_config_cannot_share_a_replica() {
     let (a, b, remote) = (Source::new(1), Source::new(1), Remote::new());
     let err = open(vec![a.config(&remote), b.config(&remote)]).await.unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Invalid);
-    assert!(err.to_string().contains("is used by two databases"), "{err}");
+    assert!(err.to_string().contains("is used by another database"), "{err}");
     let other = Remote::new();
     close(open(vec![a.config(&remote), b.config(&other)]).await.unwrap()).await;
 }
@@ -136,7 +136,7 @@ async fn one_database_with_two_metadata_directories_is_continued_by_the_last_to_
 async fn two_daemons_on_one_replica_leave_one_whole_history() {
     let (a, b, remote) = (Source::new(5), Source::new(5), Remote::new());
     b.insert(1000..1005);
-    let (mut first, mut second) = (a.store(&remote).await, b.store(&remote).await);
+    let (first, second) = (a.store(&remote).await, b.store(&remote).await);
     first.start();
     second.start();
     for n in 0..60 {

@@ -32,7 +32,7 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
         restore_if_missing(app, entry).await?;
     }
     let databases = build(config, app.surroundings())?;
-    let mut store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
+    let store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
     if request.once.is_none() {
         store.start();
     }
