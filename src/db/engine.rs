@@ -35,6 +35,8 @@ pub struct Db {
     /// Keeps a second process from replicating this database with the same metadata directory. Behind
     /// `session`: given back last.
     lock: Option<Box<dyn Lock>>,
+    /// Whether the directories of local files are known to survive a power cut.
+    pub(super) local_dir_is_durable: bool,
     /// Set when proof was lost in a way that the local state does not show.
     pub(super) force_full: Option<Reason>,
     modes: Option<Modes>,
@@ -104,6 +106,7 @@ impl Db {
             last: None,
             session: None,
             lock: None,
+            local_dir_is_durable: false,
             force_full: None,
             modes: None,
             checkpoints,
@@ -256,6 +259,7 @@ impl Db {
     /// I/O errors.
     pub fn forget_local(&mut self) -> Result<()> {
         let known = self.position();
+        self.local_dir_is_durable = false;
         self.local.clear()?;
         self.floor = self.floor.max(known);
         self.last = Some(None);

@@ -250,6 +250,7 @@ impl Db {
 
     /// Writes one L0 file and makes it the newest.
     pub(super) fn publish(&mut self, view: &LogView, batch: &Batch) -> Result<()> {
+        self.settle_local_dir()?;
         let Some(session) = &self.session else { return Err(not_open()) };
         let commit = batch.map.commit();
         if commit == 0 {
@@ -307,6 +308,17 @@ impl Db {
         self.remember(&last, view);
         self.set_last(last);
         self.checkpoints.note_change();
+        Ok(())
+    }
+
+    /// Before the first file is published: the directory of local L0 files, durable up to the
+    /// database's own (`ltx/0`, `ltx`, the metadata directory).
+    fn settle_local_dir(&mut self) -> Result<()> {
+        if !self.local_dir_is_durable {
+            let modes = self.modes().unwrap_or_default();
+            self.world.fs.create_durable_dir(&self.local.level_dir(Level::L0), modes.dir, 3)?;
+            self.local_dir_is_durable = true;
+        }
         Ok(())
     }
 

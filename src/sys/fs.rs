@@ -67,8 +67,10 @@ pub struct FileStat {
     pub kind: FileKind,
     /// Length in bytes.
     pub len: u64,
-    /// Last modification.
+    /// Last modification, or what [`File::set_modified`] made of it.
     pub modified: Timestamp,
+    /// When content or any of these facts last changed; nobody can set this.
+    pub changed: Timestamp,
     /// Identity.
     pub id: FileId,
     /// Permission bits and owner.
@@ -186,6 +188,17 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// I/O errors.
     fn sync_dir(&self, dir: &Path) -> Result<()>;
+
+    /// Like [`Fs::create_dir_all`], and makes the entries of `dir` and of `above - 1` directories above it
+    /// durable, whoever created them: somebody may have been killed, or have met an error, between
+    /// creating one and syncing its parent.
+    ///
+    /// # Errors
+    /// I/O errors.
+    fn create_durable_dir(&self, dir: &Path, owner_mode: OwnerMode, above: usize) -> Result<()> {
+        self.create_dir_all(dir, owner_mode)?;
+        dir.ancestors().skip(1).take(above).try_for_each(|parent| self.sync_dir(parent))
+    }
 
     /// Like [`Fs::stat`], with `None` for a missing path.
     ///

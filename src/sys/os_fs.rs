@@ -31,6 +31,7 @@ fn stat_of(meta: &fs::Metadata) -> FileStat {
     FileStat {
         kind,
         len: meta.len(),
+        changed: Timestamp::from_millis(meta.ctime() * 1000 + meta.ctime_nsec() / 1_000_000),
         modified: meta.modified().map_or(Timestamp::from_millis(0), Timestamp::from_system),
         id: FileId { dev: meta.dev(), ino: meta.ino() },
         owner_mode: OwnerMode { mode: meta.mode() & 0o7777, owner: Some((meta.uid(), meta.gid())) },

@@ -170,10 +170,9 @@ impl App {
                 &format!("UPDATE {table} SET v = ?2 WHERE id > ?1 AND id < ?1 + 6"),
                 rusqlite::params![id, value],
             )?,
-            _ => session.conn.execute(
-                &format!("INSERT OR REPLACE INTO {table} VALUES (?1, ?2)"),
-                rusqlite::params![id, value],
-            )?,
+            _ => session
+                .conn
+                .execute(&format!("INSERT OR REPLACE INTO {table} VALUES (?1, ?2)"), rusqlite::params![id, value])?,
         };
         let done = session.conn.is_autocommit();
         if done {

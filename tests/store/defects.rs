@@ -23,7 +23,10 @@ async fn c5_a_full_image_is_published_as_a_snapshot() {
     assert_eq!(remote.level(0).await, [(1, 1), (2, 2), (3, 3)]);
     assert_eq!(remote.level(9).await, [(1, 3)]);
     let plan = plan_for(&remote.replica, Target::Latest, false).await.unwrap();
-    assert_eq!(plan.files().iter().map(ToString::to_string).collect::<Vec<_>>(), ["9/0000000000000001-0000000000000003.ltx"]);
+    assert_eq!(
+        plan.files().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["9/0000000000000001-0000000000000003.ltx"]
+    );
     assert_eq!(remote.latest().await, source.rows());
 }
 
