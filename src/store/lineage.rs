@@ -3,8 +3,9 @@
 //! One writer at a time: two of them would continue each other's histories, and a restore would mix
 //! two databases. A replica has no place for a lease, so each L0 file is one: it is created, never
 //! replaced, and whoever finds another's file under the TXID it wants to write has lost the target.
-//! It stops there for good and says so. Starting is how a target is taken over: a start continues
-//! above everything that is there, with a full image if the newest file is not its own.
+//! It stops there for good and says so. A start may take a target over: it continues above everything
+//! that is there, with a full image if the newest file is not its own. Of two that are at it at the
+//! same time one gets the next TXID, and the other stops.
 //!
 //! Two files of one TXID are the same if their headers are: salts, offsets and time come together
 //! only once.
