@@ -25,8 +25,6 @@ use crate::sys::{
 use crate::types::{Level, PageSize, Txid, TxidRange};
 
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
-/// How often a snapshot is begun before it is left for later.
-const SNAPSHOT_ATTEMPTS: u32 = 5;
 const ERROR_SPACING: Duration = Duration::from_secs(30);
 
 /// A place that files go to.
@@ -356,33 +354,26 @@ struct Staged {
 
 impl Staged {
     async fn write(database: &Database) -> Result<Self> {
-        let world = database.world.clone();
-        let (staged, position) = database
-            .with_db(move |db| {
-                let modes = db.modes().unwrap_or_default();
-                // Several targets may be at it at the same time.
-                let path = db.config().meta_path.join("snapshot.ltx");
-                let path = unique_temp_path(world.random.as_ref(), &path);
-                world.fs.create_dir_all(&db.config().meta_path, modes.dir)?;
-                for attempt in 1.. {
-                    let publisher = Publisher::create_as(world.fs.as_ref(), path.clone(), &path, modes.file)?;
-                    let out = BufWriter::with_capacity(1 << 20, FileWriter::new(publisher.file()));
-                    match db.snapshot(out) {
-                        // A commit came between sync and snapshot.
-                        Err(err) if err.kind() == ErrorKind::Changed && attempt < SNAPSHOT_ATTEMPTS => {}
-                        other => {
-                            let snapshot = other?;
-                            let path = publisher.seal()?;
-                            return Ok((Self { snapshot, path, modes, fs: world.fs.clone() }, db.position()));
-                        }
-                    }
-                }
-                unreachable!("the last attempt returns")
+        let (mut reader, position, modes, meta) = database
+            .with_db(|db| {
+                let reader = db.begin_snapshot()?;
+                Ok((reader, db.position(), db.modes().unwrap_or_default(), db.config().meta_path.clone()))
             })
             .await?;
         // It synced first, which may have brought new files.
         database.note_position(position);
-        Ok(staged)
+        let world = database.world.clone();
+        blocking(move || {
+            // Several targets may be at it at the same time.
+            let path = unique_temp_path(world.random.as_ref(), &meta.join("snapshot.ltx"));
+            world.fs.create_dir_all(&meta, modes.dir)?;
+            let publisher = Publisher::create_as(world.fs.as_ref(), path.clone(), &path, modes.file)?;
+            let snapshot = reader.write(BufWriter::with_capacity(1 << 20, FileWriter::new(publisher.file())))?;
+            drop(reader);
+            let path = publisher.seal()?;
+            Ok(Self { snapshot, path, modes, fs: world.fs.clone() })
+        })
+        .await
     }
 }
 
