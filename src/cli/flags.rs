@@ -8,6 +8,7 @@
 
 use crate::types::{Txid, parse_duration};
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use jiff::SignedDuration;
 
 /// What the user can say to one command.
 #[derive(Debug)]
@@ -103,6 +104,11 @@ impl Matches {
     /// A text, if given.
     pub(super) fn text_opt(&self, name: &str) -> Option<&str> {
         self.flags.get_one::<String>(name).map(String::as_str)
+    }
+
+    /// A duration, if given.
+    pub(super) fn duration(&self, name: &str) -> Option<SignedDuration> {
+        self.flags.get_one::<SignedDuration>(name).copied()
     }
 
     /// A number, if given.

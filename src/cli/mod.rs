@@ -3,14 +3,24 @@
 //! A command is a `CommandSpec` (what can be said to it) and a function (what
 //! it does); `COMMANDS` lists them in the order of the help text.
 
+mod client;
 mod databases;
 mod flags;
+mod info;
+mod list;
 mod ltx;
 mod output;
 mod process;
+mod register;
 mod replicate;
+mod reset;
 mod restore;
 mod source;
+mod start;
+mod status;
+mod stop;
+mod sync;
+mod unregister;
 mod usage;
 mod version;
 
@@ -25,11 +35,20 @@ use flags::{CommandSpec, Matches, Parsed};
 type Run = fn(&mut App, &Matches) -> Result<(), Failure>;
 
 /// Every command, in the order of the help text.
-static COMMANDS: [(&CommandSpec, Run); 5] = [
+static COMMANDS: [(&CommandSpec, Run); 14] = [
     (&databases::SPEC, databases::run),
+    (&info::SPEC, info::run),
+    (&list::SPEC, list::run),
     (&ltx::SPEC, ltx::run),
+    (&register::SPEC, register::run),
     (&replicate::SPEC, replicate::run),
+    (&reset::SPEC, reset::run),
     (&restore::SPEC, restore::run),
+    (&start::SPEC, start::run),
+    (&status::SPEC, status::run),
+    (&stop::SPEC, stop::run),
+    (&sync::SPEC, sync::run),
+    (&unregister::SPEC, unregister::run),
     (&version::SPEC, version::run),
 ];
 
@@ -97,6 +116,14 @@ enum Failure {
 impl Failure {
     fn new(message: impl Into<String>) -> Self {
         Self::Said { message: message.into(), advice: None }
+    }
+
+    /// The same, after a few words.
+    fn prefixed(self, words: &str) -> Self {
+        match self {
+            Self::Said { message, advice } => Self::Said { message: format!("{words}{message}"), advice },
+            Self::Quiet => Self::Quiet,
+        }
     }
 
     /// An error that ends with a command to try.

@@ -26,14 +26,7 @@ pub(super) fn print_err(text: &str) {
 pub(super) fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
     let plain = serde_json::to_string_pretty(value)
         .map_err(|err| Error::new(crate::error::ErrorKind::Internal, "encode result").caused_by(err))?;
-    // These characters stand only inside strings, so replacing them anywhere is safe.
-    let mut out = String::with_capacity(plain.len() + 1);
-    for c in plain.chars() {
-        match c {
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
+    let mut out = crate::server::api::escape(&plain);
     out.push('\n');
     Ok(out)
 }

@@ -32,7 +32,7 @@ pub use replica::{
 };
 pub use settings::{
     Built, Config, DbEntry, DbSettings, HeartbeatSettings, LogFormat, LoggingSettings, ShutdownSettings,
-    SnapshotSettings, SocketSettings, check_meta_paths,
+    SnapshotSettings, SocketSettings, check_meta_paths, database_from_url, default_meta_path,
 };
 pub use url::is_replica_url;
 

@@ -321,8 +321,19 @@ pub(super) fn build_database(
     })
 }
 
-/// `<dir>/.<file>-litestream`
-pub(super) fn default_meta_path(path: &Path) -> PathBuf {
+/// A database as a path and a replica URL alone describe it: every other setting is a default.
+///
+/// # Errors
+/// The URL's.
+pub fn database_from_url(path: &Path, url: &str, around: Surroundings<'_>) -> Result<DbSettings> {
+    let replica = RawReplica { url: url.to_owned(), ..RawReplica::default() };
+    let raw = RawDb { replica: Some(replica), ..RawDb::default() };
+    build_database(&raw, path, default_meta_path(path), around)
+}
+
+/// Where local state is kept unless the configuration says otherwise: `<dir>/.<file>-litestream`.
+#[must_use]
+pub fn default_meta_path(path: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push("-litestream");

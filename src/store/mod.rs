@@ -37,7 +37,7 @@ pub use config::{DatabaseConfig, ShutdownPolicy, StoreConfig, TargetConfig, Upke
 use database::Pool;
 pub use health::{LocalStatus, TargetStatus, Trouble};
 use operate::refusal;
-pub use operate::{Changed, DatabaseStatus, Managed, Synced};
+pub use operate::{Changed, DatabaseStatus, Managed, RemoteLevel, Synced};
 pub use registry::RunState;
 use registry::{Entry, Refused, Registry};
 use upkeep::Upkeep;

@@ -15,8 +15,10 @@ use super::database::Database;
 use super::health::{Health, LocalStatus, TargetStatus};
 use super::registry::{Entry, Refused, RunState, Running};
 use super::shutdown::{Limits, close_database};
+use crate::compaction::Manifest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::LocalDir;
+use crate::replica::FileInfo;
 use crate::sys::{TaskGroup, blocking, to_the_end};
 use crate::telemetry::ReplicaGauges;
 use crate::types::{Level, Timestamp, Txid};
@@ -63,6 +65,21 @@ impl DatabaseStatus {
         let remote = self.targets.iter().find_map(|target| target.trouble.as_ref());
         self.local.trouble.as_ref().or(remote).map(|trouble| trouble.error.as_str())
     }
+}
+
+/// What is known of one level of a target.
+#[derive(Debug, Clone)]
+pub struct RemoteLevel {
+    /// Which one.
+    pub level: Level,
+    /// Files.
+    pub count: usize,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// When the oldest was made.
+    pub oldest: Timestamp,
+    /// When the newest ones were made.
+    pub newest: Vec<Timestamp>,
 }
 
 /// What starting or stopping did.
@@ -263,6 +280,17 @@ impl Managed {
         }
     }
 
+    /// What is remembered of the levels of each target that have files, with at most `points` times
+    /// each. No target is asked.
+    #[must_use]
+    pub fn remote_levels(&self, points: usize) -> Vec<Vec<RemoteLevel>> {
+        let Some(database) = self.entry.database() else { return Vec::new() };
+        let look = |manifest: &Manifest| {
+            Level::all().filter_map(|level| remote_level(level, manifest.level(level), points)).collect()
+        };
+        database.targets().iter().map(|target| target.manifest().peek(look).unwrap_or_default()).collect()
+    }
+
     /// The newest local TXID.
     ///
     /// # Errors
@@ -366,6 +394,16 @@ impl Managed {
             shared.metrics.forget_replica(&path, target);
         }
     }
+}
+
+fn remote_level(level: Level, files: &[FileInfo], points: usize) -> Option<RemoteLevel> {
+    Some(RemoteLevel {
+        level,
+        count: files.len(),
+        bytes: files.iter().map(|file| file.size).sum(),
+        oldest: files.iter().map(|file| file.created).min()?,
+        newest: files.iter().rev().take(points).map(|file| file.created).collect(),
+    })
 }
 
 /// Waits for a step of a sync, and says which one it was.

@@ -3,6 +3,7 @@
 //! [`Request`] is what the command line asks for, checked before anything is logged; `startup` turns
 //! it into databases; `supervise` runs the engine until it is done or a signal ends it.
 
+mod services;
 mod startup;
 mod supervise;
 

@@ -10,6 +10,7 @@ use super::super::restore::sqlite_check;
 use super::super::version::VERSION;
 use super::super::{App, Failure};
 use super::Request;
+use super::services::Daemon;
 use super::supervise::supervise;
 use crate::config::{self, Config, DbEntry, DbSettings, ReplicaKind, Surroundings};
 use crate::error::{ErrorKind, Result};
@@ -33,6 +34,7 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
     }
     let databases = build(config, app.surroundings())?;
     let store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
+    let mut daemon = Daemon::new(app, store.clone());
     if request.once.is_none() {
         store.start();
     }
@@ -42,8 +44,10 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
             "retention disabled; cloud provider lifecycle policies must handle retention"
         );
     }
+    daemon.open_socket(config);
     log_databases(&databases);
-    supervise(store, request.once, &mut signals).await?;
+    daemon.open_endpoint(config).await?;
+    supervise(daemon, request.once, &mut signals).await?;
     Ok(())
 }
 
@@ -74,12 +78,7 @@ async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Res
 
 /// A setting that would do nothing must not look as if it did.
 fn warn_of_missing_parts(config: &Config) {
-    let parts = [
-        ("addr", config.addr.is_some()),
-        ("mcp-addr", config.mcp_addr.is_some()),
-        ("socket.enabled", config.socket.enabled),
-        ("heartbeat-url", config.heartbeat.is_some()),
-    ];
+    let parts = [("mcp-addr", config.mcp_addr.is_some()), ("heartbeat-url", config.heartbeat.is_some())];
     for (setting, _) in parts.into_iter().filter(|(_, used)| *used) {
         warn!(setting, "setting is not available in this build yet and has no effect");
     }
