@@ -57,9 +57,16 @@ static COMMANDS: [(&CommandSpec, Run); 14] = [
 struct App {
     world: World,
     env: Environment,
+    /// Runs inside a daemon, whose log is not to be changed.
+    embedded: bool,
 }
 
 impl App {
+    /// For commands that are run inside a daemon.
+    fn embedded(&self) -> Self {
+        Self { world: self.world.clone(), env: self.env.clone(), embedded: true }
+    }
+
     fn surroundings(&self) -> Surroundings<'_> {
         Surroundings { env: &self.env, fs: self.world.fs.as_ref() }
     }
@@ -73,6 +80,9 @@ impl App {
     }
 
     fn log_as(&self, logging: &LoggingSettings) {
+        if self.embedded {
+            return;
+        }
         let settings = LogSettings {
             level: telemetry::parse_level(&logging.level),
             shape: match logging.format {
@@ -88,6 +98,9 @@ impl App {
 
     /// Logs as before any configuration is read: text, INFO unless `LOG_LEVEL` says otherwise.
     fn log_to(&self, stream: LogStream) {
+        if self.embedded {
+            return;
+        }
         let level = telemetry::parse_level(self.env.get("LOG_LEVEL").unwrap_or_default());
         telemetry::init(LogSettings { level, stream, ..LogSettings::default() }, self.world.clock.clone());
     }
@@ -140,7 +153,7 @@ impl From<Error> for Failure {
 
 /// Runs the program: arguments (with the program's own name first) in, exit code out.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
-    let mut app = App { world: World::system(), env: Environment::capture() };
+    let mut app = App { world: World::system(), env: Environment::capture(), embedded: false };
     app.log_to(LogStream::Stdout);
     let outcome = args
         .into_iter()

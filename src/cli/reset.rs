@@ -7,8 +7,8 @@ use tracing::info;
 use super::flags::{CONFIG, CommandSpec, Flag, Matches, NO_EXPAND_ENV};
 use super::{App, Failure, output};
 use crate::config::{clean, default_meta_path};
+use crate::db;
 use crate::error::{Error, Result};
-use crate::ltx::LocalDir;
 use crate::sys::{FileKind, Fs};
 
 pub(super) static SPEC: CommandSpec = CommandSpec {
@@ -35,21 +35,20 @@ pub(super) fn run(app: &mut App, matches: &Matches) -> std::result::Result<(), F
     if fs.stat_opt(&path)?.is_none() {
         return Err(Failure::new(format!("database does not exist: {}", path.display())));
     }
-    let (db, ltx) = (path.display(), meta.join("ltx"));
+    let (shown, ltx) = (path.display(), meta.join("ltx"));
     if fs.stat_opt(&meta)?.is_none() {
         return output::print(&format!(
-            "No local state to reset for {db}\nMeta directory does not exist: {}\n",
+            "No local state to reset for {shown}\nMeta directory does not exist: {}\n",
             meta.display()
         ));
     }
     if matches.on("dry-run") {
         return dry_run(fs, &path, &ltx);
     }
-    output::print(&format!("Resetting local Litestream state for: {db}\nRemoving: {}\n", ltx.display()))?;
+    output::print(&format!("Resetting local Litestream state for: {shown}\nRemoving: {}\n", ltx.display()))?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     info!(db = %name, meta_path = %meta.display(), ltx_dir = %ltx.display(), "resetting local litestream state");
-    let local = LocalDir::new(&app.world, meta);
-    local.clear().map_err(|err| err.context("reset failed: remove ltx directory"))?;
+    db::reset(&app.world, &meta).map_err(|err| err.context("reset failed"))?;
     info!(db = %name, "local state reset complete, next sync will create fresh snapshot");
     output::print("Reset complete. Next replication sync will create a fresh snapshot.\n")
 }

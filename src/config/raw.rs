@@ -50,6 +50,7 @@ section!(SnapshotOnly as "struct { Snapshot *main.SnapshotConfig \"yaml:\\\"snap
 pub(super) struct RawConfig {
     pub(super) addr: String,
     pub(super) mcp_addr: String,
+    pub(super) mcp: RawMcp,
     pub(super) exec: String,
     pub(super) socket: RawSocket,
     pub(super) logging: RawLogging,
@@ -68,7 +69,7 @@ pub(super) struct RawConfig {
     pub(super) replica_defaults: RawReplicaSettings,
 }
 section!(RawConfig as "main.Config", list "" {
-    "addr" => addr, "mcp-addr" => mcp_addr, "exec" => exec, "socket" => socket, "logging" => logging,
+    "addr" => addr, "mcp-addr" => mcp_addr, "mcp" => mcp, "exec" => exec, "socket" => socket, "logging" => logging,
     "levels" => levels, "snapshot" => snapshot, "retention" => retention, "validation" => validation,
     "l0-retention" => l0_retention, "l0-retention-check-interval" => l0_retention_check_interval,
     "verify-compaction" => verify_compaction, "heartbeat-url" => heartbeat_url,
@@ -83,6 +84,7 @@ impl Default for RawConfig {
         Self {
             addr: String::new(),
             mcp_addr: String::new(),
+            mcp: RawMcp::default(),
             exec: String::new(),
             socket: RawSocket {
                 enabled: false,
@@ -118,6 +120,17 @@ section!(RawSocket as "litestream.SocketConfig", list "" {
     "enabled" => enabled, "path" => path, "permissions" => permissions,
 });
 
+/// `mcp:`, which Litestream does not have.
+#[derive(Debug, Default, Clone)]
+pub(super) struct RawMcp {
+    pub(super) token: Secret,
+    pub(super) allow_changes: bool,
+    pub(super) paths: Vec<String>,
+}
+section!(RawMcp as "mcp", list "" {
+    "token" => token, "allow-changes" => allow_changes, "paths" => paths,
+});
+
 /// `logging:`
 #[derive(Debug, Default, Clone)]
 pub(super) struct RawLogging {
@@ -140,7 +153,7 @@ section!(RawLevel as "main.CompactionLevelConfig", list "[]*main.CompactionLevel
 });
 
 /// `snapshot:`, global or of one database.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct RawSnapshot {
     pub(super) interval: Option<SignedDuration>,
     pub(super) retention: Option<SignedDuration>,
@@ -164,7 +177,7 @@ pub(super) struct RawValidation {
 section!(RawValidation as "main.ValidationConfig", list "" { "interval" => interval });
 
 /// One entry of `dbs:`
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct RawDb {
     pub(super) path: String,
     pub(super) dir: String,
@@ -194,7 +207,7 @@ section!(RawDb as "main.DBConfig", list "[]*main.DBConfig" {
 });
 
 /// `replica:` or the one entry of `replicas:`
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct RawReplica {
     pub(super) kind: String,
     pub(super) name: String,
@@ -207,7 +220,7 @@ section!(RawReplica as "main.ReplicaConfig", list "[]*main.ReplicaConfig" {
 } inline settings);
 
 /// Keys that a replica and the top level share; see [`RawReplicaSettings::inherit`].
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct RawReplicaSettings {
     pub(super) sync_interval: Option<SignedDuration>,
     pub(super) max_sync_ltx_files: Option<isize>,
@@ -298,7 +311,7 @@ impl RawReplicaSettings {
 }
 
 /// `age:`, which is only known to be refused.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct RawAge {
     pub(super) identities: Vec<String>,
     pub(super) recipients: Vec<String>,

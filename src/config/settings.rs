@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::discover::DirSettings;
-use super::raw::{RawDb, RawReplica};
+use super::raw::{RawDb, RawReplica, Secret};
 use super::replica::{self, ReplicaSettings};
 use super::{Surroundings, defaults};
 use crate::error::{Error, Result};
@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 pub struct Config {
     /// Listen address of the metrics server.
     pub addr: Option<String>,
-    /// Listen address of the MCP server.
-    pub mcp_addr: Option<String>,
+    /// The MCP server, if it has an address.
+    pub mcp: Option<McpSettings>,
     /// Command line of the child process.
     pub exec: Option<String>,
     /// Control socket.
@@ -80,6 +80,19 @@ pub struct SocketSettings {
     pub permissions: u32,
 }
 
+/// `mcp-addr` and `mcp:`
+#[derive(Debug, Clone)]
+pub struct McpSettings {
+    /// Where to listen.
+    pub addr: String,
+    /// What a client must know; empty = nothing, which only a loopback address allows.
+    pub token: Secret,
+    /// Whether tools may change anything.
+    pub allow_changes: bool,
+    /// Directories in which they may, absolute and clean.
+    pub paths: Vec<PathBuf>,
+}
+
 /// `logging:`
 #[derive(Debug, Clone, Default)]
 pub struct LoggingSettings {
@@ -134,13 +147,13 @@ pub struct ShutdownSettings {
 
 /// One entry of `dbs:`, validated but not yet built: a command may need only one of them, and an
 /// error in another must not stand in its way.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DbEntry {
     pub(super) place: Place,
     pub(super) raw: RawDb,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Place {
     File(PathBuf),
     Dir,

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use jiff::SignedDuration;
 
-use super::raw::{RawConfig, RawDb, RawLevel, RawLogging, RawSnapshot};
+use super::raw::{RawConfig, RawDb, RawLevel, RawLogging, RawMcp, RawSnapshot};
 use super::settings::{
-    Config, DbEntry, HeartbeatSettings, LogFormat, LoggingSettings, Place, ShutdownSettings, SnapshotSettings,
-    SocketSettings, positive,
+    Config, DbEntry, HeartbeatSettings, LogFormat, LoggingSettings, McpSettings, Place, ShutdownSettings,
+    SnapshotSettings, SocketSettings, positive,
 };
 use super::{Surroundings, defaults};
 use crate::error::{Error, Result};
@@ -42,7 +42,7 @@ pub(super) fn resolve(mut raw: RawConfig, around: Surroundings<'_>) -> Result<Co
     let nonempty = |text: String| Some(text).filter(|t| !t.is_empty());
     Ok(Config {
         addr: nonempty(raw.addr),
-        mcp_addr: nonempty(raw.mcp_addr),
+        mcp: mcp(raw.mcp_addr, raw.mcp, around)?,
         exec: nonempty(raw.exec),
         socket: SocketSettings {
             enabled: raw.socket.enabled,
@@ -218,6 +218,14 @@ fn check_intervals(db: &RawDb, label: &str) -> Result<()> {
 }
 
 /// `LOG_LEVEL` beats the file.
+fn mcp(addr: String, raw: RawMcp, around: Surroundings<'_>) -> Result<Option<McpSettings>> {
+    if addr.is_empty() {
+        return Ok(None);
+    }
+    let paths = raw.paths.iter().map(|path| around.expand(path)).collect::<Result<_>>()?;
+    Ok(Some(McpSettings { addr, token: raw.token, allow_changes: raw.allow_changes, paths }))
+}
+
 fn logging(raw: &RawLogging, around: Surroundings<'_>) -> Result<LoggingSettings> {
     let format = match raw.kind.as_str() {
         "" | "text" => LogFormat::Text,

@@ -12,6 +12,7 @@ mod control;
 mod decode;
 mod endpoint;
 mod http;
+mod mcp;
 mod page;
 mod socket;
 
@@ -20,6 +21,7 @@ use std::sync::Arc;
 pub use control::ControlServer;
 pub use endpoint::{EndpointServer, Readiness};
 pub use http::Serving;
+pub use mcp::{McpServer, TOOLS, Tool, ToolOutcome, Toolbox};
 
 use crate::config::{Environment, Surroundings};
 use crate::store::Store;

@@ -13,6 +13,7 @@ use super::Store;
 use super::config::DatabaseConfig;
 use super::database::Database;
 use super::health::{Health, LocalStatus, TargetStatus};
+use super::metered::Metered;
 use super::registry::{Entry, Refused, RunState, Running};
 use super::shutdown::{Limits, close_database};
 use crate::compaction::Manifest;
@@ -129,14 +130,27 @@ impl Store {
     /// # Errors
     /// The final sync failed. The database is out nevertheless.
     pub async fn unregister(&self, path: &Path, limit: Duration) -> Result<Option<Changed>> {
-        let Some(entry) = self.shared.registry.remove(path) else { return Ok(None) };
-        let managed = self.managed(entry);
-        to_the_end(self.shared.work.track_future(async move {
-            let stopped = managed.stop_now(limit).await;
-            managed.forget_series();
-            stopped.map(Some)
-        }))
-        .await
+        self.take_out(path, limit).await
+    }
+
+    /// As [`Store::unregister`], but it is out already when this returns; what is returned waits for
+    /// the final sync.
+    pub fn take_out(
+        &self,
+        path: &Path,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Option<Changed>>> + Send + use<> {
+        let managed = self.shared.registry.remove(path).map(|entry| self.managed(entry));
+        let tracker = self.shared.work.clone();
+        async move {
+            let Some(managed) = managed else { return Ok(None) };
+            let left = async move {
+                let stopped = managed.stop_now(limit).await;
+                managed.forget_series();
+                stopped.map(Some)
+            };
+            to_the_end(tracker.track_future(left)).await
+        }
     }
 
     /// A database by its path.
@@ -194,8 +208,12 @@ impl Store {
         Managed { store: self.clone(), entry }
     }
 
-    pub(super) fn add(&self, config: DatabaseConfig) -> Result<Arc<Entry>, Refused> {
+    pub(super) fn add(&self, mut config: DatabaseConfig) -> Result<Arc<Entry>, Refused> {
         let shared = &self.shared;
+        for target in &mut config.targets {
+            let (metrics, clock) = (Arc::clone(&shared.metrics), Arc::clone(&shared.world.clock));
+            target.replica = target.replica.wrapped(|client| Arc::new(Metered::new(client, metrics, clock)));
+        }
         shared.registry.add(config, |config| {
             let path = config.db.path.to_string_lossy();
             let metrics = shared.metrics.database(&path, &config.db.name());

@@ -10,7 +10,7 @@ use super::super::restore::sqlite_check;
 use super::super::version::VERSION;
 use super::super::{App, Failure};
 use super::Request;
-use super::services::Daemon;
+use super::services::{Daemon, WatchedDir, open_mcp};
 use super::supervise::supervise;
 use crate::config::{self, Config, DbEntry, DbSettings, ReplicaKind, Surroundings};
 use crate::error::{ErrorKind, Result};
@@ -25,16 +25,16 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
     let mut signals = Signals::catch()?;
     let config = &request.config;
     info!(version = VERSION, level = %config.logging.level, "litestream");
-    warn_of_missing_parts(config);
+    let mcp = open_mcp(app, request).await;
     if config.dbs.is_empty() {
         error!("no databases specified in configuration");
     }
     for entry in &config.dbs {
         restore_if_missing(app, entry).await?;
     }
-    let databases = build(config, app.surroundings())?;
+    let (databases, directories) = build(config, app.surroundings())?;
     let store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
-    let mut daemon = Daemon::new(app, store.clone());
+    let mut daemon = Daemon::new(app, store.clone(), mcp);
     if request.once.is_none() {
         store.start();
     }
@@ -45,6 +45,10 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
         );
     }
     daemon.open_socket(config);
+    if request.once.is_none() {
+        daemon.watch(app, request, directories);
+        daemon.beat(config);
+    }
     log_databases(&databases);
     daemon.open_endpoint(config).await?;
     supervise(daemon, request.once, &mut signals).await?;
@@ -52,18 +56,20 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
 }
 
 /// Step 5: the databases, those found in directories included.
-fn build(config: &Config, around: Surroundings<'_>) -> Result<Vec<DbSettings>> {
-    let mut all = Vec::new();
+fn build(config: &Config, around: Surroundings<'_>) -> Result<(Vec<DbSettings>, Vec<WatchedDir>)> {
+    let (mut all, mut directories) = (Vec::new(), Vec::new());
     for entry in &config.dbs {
         let built = entry.build_all(around)?;
         if let Some(directory) = built.directory {
             let (count, watch) = (built.databases.len(), directory.watch);
             info!(dir = %directory.written, count, watch, "found databases in directory");
+            let found = built.databases.iter().map(|db| db.path.clone()).collect();
+            directories.extend(directory.watch.then_some(WatchedDir { directory, found }));
         }
         all.extend(built.databases);
     }
     config::check_meta_paths(&all)?;
-    Ok(all)
+    Ok((all, directories))
 }
 
 async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Result<Store> {
@@ -74,14 +80,6 @@ async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Res
         upkeep: UpkeepConfig::from_settings(config)?,
     };
     Store::open(app.world.clone(), Arc::new(SystemSqlite), store).await
-}
-
-/// A setting that would do nothing must not look as if it did.
-fn warn_of_missing_parts(config: &Config) {
-    let parts = [("mcp-addr", config.mcp_addr.is_some()), ("heartbeat-url", config.heartbeat.is_some())];
-    for (setting, _) in parts.into_iter().filter(|(_, used)| *used) {
-        warn!(setting, "setting is not available in this build yet and has no effect");
-    }
 }
 
 /// Step 4: brings back a database that is missing, before anything is written in its place.
