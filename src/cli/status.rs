@@ -6,7 +6,7 @@ use std::path::Path;
 use jiff::SignedDuration;
 use serde::Serialize;
 
-use super::client::{Client, SOCKET};
+use super::client::{Client, SOCKET, TIMEOUT_ASK};
 use super::flags::{CONFIG, CommandSpec, Flag, Kind, Matches, NO_EXPAND_ENV};
 use super::{App, Failure, output};
 use crate::config::DbSettings;
@@ -34,6 +34,7 @@ pub(super) static SPEC: CommandSpec = CommandSpec {
             &["Fails if a replica of the running daemon is further behind, such as 30s."],
         ),
         SOCKET,
+        TIMEOUT_ASK,
     ],
     examples: &[
         ("Show all databases.", "litestream status"),
@@ -118,6 +119,7 @@ fn byte_size(bytes: u64) -> String {
 /// Asks the daemon, and says which replicas are late.
 fn max_lag(matches: &Matches, limit: SignedDuration) -> Result<(), Failure> {
     let client = Client::new(SPEC.name, matches, 10);
+    client.check_timeout()?;
     let lags: Lags = client.get("/lag")?;
     let only = matches.positionals.first().map(Path::new);
     let asked: Vec<_> =
