@@ -380,8 +380,13 @@ impl Managed {
         let left = || deadline.map(|deadline| deadline.saturating_sub(clock.elapsed()));
         let before = database.seen().position;
         let synced = Arc::clone(&database);
-        within(left(), "db sync", "wait for db sync executor", self.tracked(async move { synced.sync_local().await }))
-            .await?;
+        within(
+            left(),
+            "db sync",
+            "wait for db sync executor",
+            self.tracked(Box::pin(async move { synced.sync_local().await })),
+        )
+        .await?;
         if wait {
             let synced = Arc::clone(&database);
             let upload = async move {
@@ -390,7 +395,7 @@ impl Managed {
                 }
                 Ok(())
             };
-            within(left(), "replica sync", "wait for replica sync", self.tracked(upload)).await?;
+            within(left(), "replica sync", "wait for replica sync", self.tracked(Box::pin(upload))).await?;
         }
         let replicated = self.entry.health.targets(&self.store.shared.world).into_iter().map(|target| target.position);
         Ok(Some(Synced { before, txid: database.seen().position, replicated: replicated.min().flatten() }))
