@@ -119,8 +119,9 @@ impl Store {
                 Err(Refused::Known) => return Ok(false),
                 other => other.map_err(refusal)?,
             };
-            store.managed(entry).start_now(&CancellationToken::new()).await?;
-            Ok(true)
+            let started = store.managed(Arc::clone(&entry)).start_now(&CancellationToken::new()).await;
+            // Whoever took it out again meanwhile came after us: it was registered.
+            if store.shared.registry.holds(&entry) { started.map(|_| true) } else { Ok(true) }
         }))
         .await
     }
@@ -338,6 +339,9 @@ impl Managed {
         let Some(_turn) = self.entry.turn(give_up).await else { return Err(time_is_up()) };
         if self.store.shared.registry.is_closing() {
             return Err(refusal(Refused::Closing));
+        }
+        if !self.store.shared.registry.holds(&self.entry) {
+            return Err(Error::new(ErrorKind::NotFound, format!("database not found: {}", self.path().display())));
         }
         let now = self.entry.state() == RunState::Stopped;
         if now {

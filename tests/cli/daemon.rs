@@ -5,8 +5,9 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use litestream::sys::{Clock, SystemClock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::support::{Ran, Scratch};
@@ -58,9 +59,9 @@ impl Daemon {
 
     #[track_caller]
     fn until(&self, what: &str, done: impl Fn() -> bool) {
-        let began = Instant::now();
+        let clock = SystemClock::new();
         while !done() {
-            assert!(began.elapsed() < PATIENCE, "{what} did not come:\n{}", self.log());
+            assert!(clock.elapsed() < PATIENCE, "{what} did not come:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
