@@ -144,6 +144,9 @@ impl Db {
             self.last = Some(None);
             return Ok(LocalState::Empty);
         };
+        // A process that died between rename and directory sync leaves a name that a power cut can
+        // still take away. We are about to build on it.
+        self.world.fs.sync_dir(&self.local.level_dir(Level::L0))?;
         match self.read_last(txids) {
             Ok(last) => {
                 let txid = last.txid;
