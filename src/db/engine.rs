@@ -144,9 +144,8 @@ impl Db {
             self.last = Some(None);
             return Ok(LocalState::Empty);
         };
-        // A process that died between rename and directory sync leaves a name that a power cut can
-        // still take away. We are about to build on it.
-        self.world.fs.sync_dir(&self.local.level_dir(Level::L0))?;
+        // We are about to build on it, so it must be there after a power cut too.
+        self.local.make_durable(Level::L0)?;
         match self.read_last(txids) {
             Ok(last) => {
                 let txid = last.txid;
