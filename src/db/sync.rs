@@ -2,7 +2,7 @@
 
 use std::io::{BufWriter, Write};
 
-use tracing::{debug, info};
+use tracing::{debug, info, trace};
 
 use super::encode::{PageSource, Pages};
 use super::engine::{Db, Last, LocalState};
@@ -151,6 +151,7 @@ impl Db {
             Some(reason) => Plan::FullImage(reason),
             None => plan(&facts),
         };
+        trace!(system = "store", db = %self.config.name(), facts = ?facts, plan = ?decision, "sync step");
         self.carry_out(decision, &view, found)
     }
 
@@ -269,8 +270,12 @@ impl Db {
                 salt1: view.index.salts.salt1,
                 salt2: view.index.salts.salt2,
             },
-            node_id: 0,
+            node_id: batch.segment.checksum.as_node_id(),
         };
+        let modes = self.modes().unwrap_or_default();
+        self.world.fs.create_dir_all(&self.local.level_dir(Level::L0), modes.dir)?;
+        self.make_names_durable()?;
+        let session = self.session.as_ref().ok_or_else(not_open)?;
         let before = self.last().map_or(0, |l| l.commit);
         let pages = match batch.full {
             Some(_) => Pages::All(commit),
@@ -302,6 +307,7 @@ impl Db {
             end: batch.segment.end,
             salts: view.index.salts,
             checksum: Some(batch.segment.checksum),
+            chain: Some(batch.segment.checksum),
         };
         self.remember(&last, view);
         self.set_last(last);
@@ -318,7 +324,6 @@ impl Db {
         still_true: impl FnOnce() -> Result<()>,
     ) -> Result<u64> {
         let modes = self.modes().unwrap_or_default();
-        self.world.fs.create_dir_all(&self.local.level_dir(Level::L0), modes.dir)?;
         let path = self.local.path(Level::L0, header.txids);
         let publisher = Publisher::create(self.world.fs.as_ref(), &path, modes.file)?;
         let out = BufWriter::with_capacity(WRITE_BUFFER, FileWriter::new(publisher.file()));
