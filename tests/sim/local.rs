@@ -22,6 +22,7 @@ use crate::fs::world;
 use crate::replay::{self, Cache, Layers};
 use crate::rng::{Rng, mix};
 use crate::swarm::{Action, Swarm};
+use crate::tell::Teller;
 use crate::vfs;
 
 const META: &str = "/data/.db-litestream";
@@ -74,6 +75,7 @@ struct Sim {
 
 /// Runs one seed's actions.
 pub(crate) fn run(seed: u64, swarm: &Swarm, actions: &[Action], verbose: bool) -> Outcome {
+    let _telling = verbose.then(|| tracing::subscriber::set_default(Teller));
     let disk = Disk::new(seed);
     set_current(Some(Arc::clone(&disk)));
     vfs::reset_randomness();

@@ -12,6 +12,7 @@ mod replay;
 mod rng;
 mod shrink;
 mod swarm;
+mod tell;
 mod vfs;
 
 use std::sync::Mutex;
