@@ -41,13 +41,17 @@ impl StateFiles {
         parsed.map(Some).map_err(|e| e.context("parse txid file").context("read txid file for crash recovery"))
     }
 
-    /// How far a batch that was begun at `saved` may have come.
+    /// How far a batch that was begun at `saved` may have come. What was announced before that is
+    /// forgotten.
     pub(in crate::restore) fn announced(&self, saved: Txid) -> Result<Option<Txid>> {
         let Some(text) = self.read(&self.next)? else { return Ok(None) };
         let announced = text.split_once(' ').and_then(|(from, to)| {
             let (from, to) = (from.parse::<Txid>().ok()?, to.trim().parse::<Txid>().ok()?);
             (from == saved && to > from).then_some(to)
         });
+        if announced.is_none() {
+            self.world.fs.remove_file(&self.next)?;
+        }
         Ok(announced)
     }
 
