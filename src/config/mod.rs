@@ -7,8 +7,10 @@
 
 mod decode;
 pub mod defaults;
+mod discover;
 mod env;
 mod path;
+mod pattern;
 mod raw;
 mod replica;
 mod settings;
@@ -19,13 +21,18 @@ mod yaml;
 
 use std::path::{Path, PathBuf};
 
+pub use discover::{DirSettings, is_database};
 pub use env::Environment;
 pub use path::clean;
 pub use raw::{ByteSize, Secret};
-pub use replica::{FileSettings, ReplicaKind, ReplicaSettings, replica_from_url};
+pub use replica::{
+    AbsAuth, AbsSettings, AwsKeys, ClientCertificate, CustomerKey, Encryption, FileSettings, GsSettings, NatsAuth,
+    NatsSettings, OssSettings, PathStyle, ReplicaKind, ReplicaSettings, S3Settings, SftpSettings, SseSettings,
+    WebdavSettings, replica_from_url,
+};
 pub use settings::{
-    Config, DbEntry, DbSettings, HeartbeatSettings, LogFormat, LoggingSettings, ShutdownSettings, SnapshotSettings,
-    SocketSettings,
+    Built, Config, DbEntry, DbSettings, HeartbeatSettings, LogFormat, LoggingSettings, ShutdownSettings,
+    SnapshotSettings, SocketSettings, check_meta_paths,
 };
 pub use url::is_replica_url;
 

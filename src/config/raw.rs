@@ -311,6 +311,11 @@ section!(RawAge as "struct { Identities []string \"yaml:\\\"identities\\\"\"; Re
 pub struct Secret(String);
 
 impl Secret {
+    /// Takes a text that must not be printed.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

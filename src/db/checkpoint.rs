@@ -186,8 +186,12 @@ impl Db {
         if !self.checkpoint_due(&index) {
             return Ok(false);
         }
+        let began = self.world.clock.elapsed();
         let outcome = self.checkpoint();
         let now = self.world.clock.elapsed();
+        self.counters.checkpoints += 1;
+        self.counters.checkpoint_errors += u64::from(outcome.is_err());
+        self.counters.checkpoint_time += now.saturating_sub(began);
         let outcome = match outcome {
             Err(err) if err.kind() == ErrorKind::Busy => {
                 debug!(system = "store", db = %self.config.name(), error = %err, "checkpoint put off");
@@ -196,7 +200,10 @@ impl Db {
             other => other?,
         };
         match outcome {
-            Outcome::Complete => self.checkpoints.note_complete(now),
+            Outcome::Complete => {
+                self.counters.alarm = false;
+                self.checkpoints.note_complete(now);
+            }
             Outcome::Busy => self.checkpoints.note_busy(now),
             Outcome::Blocked => {
                 self.checkpoints.note_blocked(now);
@@ -213,9 +220,10 @@ impl Db {
         Ok(outcome == Outcome::Complete)
     }
 
-    fn warn_of_long_log(&self, index: &WalIndex) {
+    fn warn_of_long_log(&mut self, index: &WalIndex) {
         let (Some(session), Some(pages)) = (&self.session, self.config.truncate_pages) else { return };
         let (end, threshold) = (index.end(session.page_size), wal_bytes(pages, session.page_size));
+        self.counters.alarm = end >= threshold;
         if end >= threshold {
             warn!(system = "store", db = %self.config.name(), wal_size = end, threshold,
                 hint = "a reader of the application keeps the wal from being checkpointed",

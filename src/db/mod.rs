@@ -25,7 +25,7 @@ mod snapshot;
 mod sync;
 
 pub use config::DbConfig;
-pub use engine::{Db, LocalState};
+pub use engine::{Counters, Db, LocalState};
 pub use plan::{Beyond, Facts, LastFacts, Plan, Reason, Tail, plan};
 pub use snapshot::SnapshotInfo;
 pub use sync::SyncReport;

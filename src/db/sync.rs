@@ -161,7 +161,7 @@ impl Db {
             return Ok(());
         }
         info!(system = "store", db = %self.config.name(), "database or wal file was replaced, starting over with a full image");
-        self.close();
+        self.session = None;
         self.force_full = Some(Reason::DatabaseReplaced);
         Err(Error::new(ErrorKind::Changed, "database or wal file was replaced").at(self.config.path.display()))
     }
@@ -250,6 +250,7 @@ impl Db {
 
     /// Writes one L0 file and makes it the newest.
     pub(super) fn publish(&mut self, view: &LogView, batch: &Batch) -> Result<()> {
+        self.settle_local_dir()?;
         let Some(session) = &self.session else { return Err(not_open()) };
         let commit = batch.map.commit();
         if commit == 0 {
@@ -303,9 +304,21 @@ impl Db {
             salts: view.index.salts,
             checksum: Some(batch.segment.checksum),
         };
+        self.counters.wal_bytes += last.end.saturating_sub(last.start);
         self.remember(&last, view);
         self.set_last(last);
         self.checkpoints.note_change();
+        Ok(())
+    }
+
+    /// Before the first file is published: the directory of local L0 files, durable up to the
+    /// database's own (`ltx/0`, `ltx`, the metadata directory).
+    fn settle_local_dir(&mut self) -> Result<()> {
+        if !self.local_dir_is_durable {
+            let modes = self.modes().unwrap_or_default();
+            self.world.fs.create_durable_dir(&self.local.level_dir(Level::L0), modes.dir, 3)?;
+            self.local_dir_is_durable = true;
+        }
         Ok(())
     }
 

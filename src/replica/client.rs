@@ -105,6 +105,9 @@ pub struct PutOptions {
     pub size: Option<u64>,
     /// Modes to create files and directories with; private ones if not given.
     pub modes: Option<Modes>,
+    /// Do not replace an object of this name: fail with `Exists`, and leave it. A store that cannot do
+    /// that replaces all the same; see [`ReplicaClient::creates_exclusively`].
+    pub exclusive: bool,
 }
 
 /// Where objects live. Knows keys and bytes; knows nothing of TXIDs or levels.
@@ -123,6 +126,12 @@ pub trait ReplicaClient: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Anything that keeps the store from being used.
     async fn init(&self) -> Result<()>;
+
+    /// Where it is, for people and for telling two replicas apart: a URL without secrets.
+    fn location(&self) -> String;
+
+    /// Whether [`PutOptions::exclusive`] is heeded. Known for certain after the first such put.
+    fn creates_exclusively(&self) -> bool;
 
     /// Objects directly below `prefix`, in key order, those after `after` only. An absent prefix is
     /// empty; nothing but objects is reported.
@@ -145,8 +154,8 @@ pub trait ReplicaClient: fmt::Debug + Send + Sync + 'static {
     /// Creates or replaces an object, all of it or nothing.
     ///
     /// # Errors
-    /// Those of `body`, and the store's. Whether the object was replaced is unknown after an error
-    /// of the store, but a part of it is never seen.
+    /// Those of `body`, and the store's; `Exists` for an exclusive put. Whether the object was replaced is
+    /// unknown after another error of the store, but a part of it is never seen.
     async fn put(&self, key: &Key, body: ByteStream, opts: PutOptions) -> Result<ObjectMeta>;
 
     /// Deletes objects. Absent ones are fine.

@@ -150,6 +150,14 @@ impl ReplicaClient for Faulty {
         self.inner.kind()
     }
 
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn creates_exclusively(&self) -> bool {
+        self.inner.creates_exclusively()
+    }
+
     async fn init(&self) -> Result<()> {
         let fault = self.enter(Op::Init).await?;
         lost(fault, self.inner.init().await?)

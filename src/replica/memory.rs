@@ -41,6 +41,14 @@ impl ReplicaClient for MemoryClient {
         "memory"
     }
 
+    fn location(&self) -> String {
+        format!("memory://{:p}", self)
+    }
+
+    fn creates_exclusively(&self) -> bool {
+        true
+    }
+
     async fn init(&self) -> Result<()> {
         Ok(())
     }
@@ -91,7 +99,11 @@ impl ReplicaClient for MemoryClient {
         }
         let size = bytes.len() as u64;
         check_size(opts.size, size)?;
-        self.objects().insert(key.clone(), (bytes.freeze(), opts.stamp));
+        let mut objects = self.objects();
+        if opts.exclusive && objects.contains_key(key) {
+            return Err(Error::new(ErrorKind::Exists, "object exists").at(key));
+        }
+        objects.insert(key.clone(), (bytes.freeze(), opts.stamp));
         Ok(ObjectMeta { key: key.clone(), size, modified: opts.stamp })
     }
 

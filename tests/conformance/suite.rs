@@ -24,6 +24,8 @@ macro_rules! for_each_case {
         $case!(an_absent_object_is_not_found);
         $case!(what_was_put_is_read_and_listed_at_once);
         $case!(a_put_replaces_the_old_object);
+        $case!(an_exclusive_put_does_not_replace);
+        $case!(of_exclusive_puts_of_one_name_one_wins);
         $case!(a_failing_body_leaves_nothing_behind);
         $case!(a_failing_body_leaves_the_old_object);
         $case!(a_body_of_the_wrong_length_is_refused);
@@ -45,7 +47,7 @@ fn key(text: &str) -> Key {
 }
 
 fn at(millis: i64) -> PutOptions {
-    PutOptions { stamp: Timestamp::from_millis(millis), size: None, modes: None }
+    PutOptions { stamp: Timestamp::from_millis(millis), size: None, modes: None, exclusive: false }
 }
 
 const STAMP: i64 = 1_795_221_709_248;
@@ -196,6 +198,40 @@ pub(crate) async fn a_put_replaces_the_old_object(client: Client) {
     let objects = list(&client, "ltx/0", None).await;
     assert_eq!(objects.len(), 1);
     assert_eq!((objects[0].size, objects[0].modified.millis()), (3, STAMP + 1));
+}
+
+fn exclusive() -> PutOptions {
+    PutOptions { exclusive: true, ..at(STAMP) }
+}
+
+pub(crate) async fn an_exclusive_put_does_not_replace(client: Client) {
+    client.put(&key("ltx/0/a"), once("first"), exclusive()).await.unwrap();
+    if !client.creates_exclusively() {
+        return;
+    }
+    let body = noise(2_000_000, 1);
+    let err = client.put(&key("ltx/0/a"), in_chunks(body.clone(), 300_000), exclusive()).await.unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Exists);
+    assert_eq!(read(&client, "ltx/0/a").await.unwrap(), b"first");
+    assert_eq!(names(&client, "ltx/0", None).await, ["ltx/0/a"]);
+    client.delete(&[key("ltx/0/a")]).await.unwrap();
+    client.put(&key("ltx/0/a"), in_chunks(body.clone(), 300_000), exclusive()).await.unwrap();
+    assert!(read(&client, "ltx/0/a").await.unwrap() == body);
+}
+
+pub(crate) async fn of_exclusive_puts_of_one_name_one_wins(client: Client) {
+    client.put(&key("ltx/0/probe"), once("x"), exclusive()).await.unwrap();
+    if !client.creates_exclusively() {
+        return;
+    }
+    let puts = (0..8_u64).map(|n| {
+        let client = client.clone();
+        tokio::spawn(async move { client.put(&key("ltx/0/a"), once(noise(50_000, n)), exclusive()).await })
+    });
+    let done = futures::future::join_all(puts).await;
+    let won: Vec<u64> = (0..8).filter(|n| done[*n as usize].as_ref().unwrap().is_ok()).collect();
+    assert_eq!(won.len(), 1, "{done:?}");
+    assert!(read(&client, "ltx/0/a").await.unwrap() == noise(50_000, won[0]));
 }
 
 pub(crate) async fn a_failing_body_leaves_nothing_behind(client: Client) {

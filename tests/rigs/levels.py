@@ -25,6 +25,7 @@ def stamp(ms):
 def main():
     p = common.parser(__doc__, seconds=120)
     p.add_argument("--turn-seconds", type=float, default=20, help="how long each program runs; 0 = only the one under test")
+    p.add_argument("--reference-first", action="store_true", help="the reference begins")
     p.add_argument("--retention-seconds", type=int, default=60)
     p.add_argument("--rate", type=float, default=60, help="commits per second and writer")
     rig = common.Rig("levels", args := p.parse_args())
@@ -41,6 +42,8 @@ def main():
     model = chain.Model()
     common.wait_for(lambda: source.value("SELECT count(*) FROM chain"), 10)
     programs = [rig.bin, rig.reference] if args.turn_seconds and rig.reference else [rig.bin]
+    if args.reference_first:
+        programs.reverse()
     counts = {"newest": 0, "txid": 0, "time": 0, "gone": 0, "refused": 0, "complaints": 0, "turns": 0}
     newest, started, turn = 0, time.monotonic(), 0
 

@@ -11,7 +11,7 @@ use super::super::version::VERSION;
 use super::super::{App, Failure};
 use super::Request;
 use super::supervise::supervise;
-use crate::config::{Config, DbEntry, DbSettings, ReplicaKind};
+use crate::config::{self, Config, DbEntry, DbSettings, ReplicaKind, Surroundings};
 use crate::error::{ErrorKind, Result};
 use crate::replica;
 use crate::restore::{self, Target};
@@ -31,8 +31,8 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
     for entry in &config.dbs {
         restore_if_missing(app, entry).await?;
     }
-    let databases = config.build_all(app.surroundings())?;
-    let mut store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
+    let databases = build(config, app.surroundings())?;
+    let store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
     if request.once.is_none() {
         store.start();
     }
@@ -45,6 +45,21 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
     log_databases(&databases);
     supervise(store, request.once, &mut signals).await?;
     Ok(())
+}
+
+/// Step 5: the databases, those found in directories included.
+fn build(config: &Config, around: Surroundings<'_>) -> Result<Vec<DbSettings>> {
+    let mut all = Vec::new();
+    for entry in &config.dbs {
+        let built = entry.build_all(around)?;
+        if let Some(directory) = built.directory {
+            let (count, watch) = (built.databases.len(), directory.watch);
+            info!(dir = %directory.written, count, watch, "found databases in directory");
+        }
+        all.extend(built.databases);
+    }
+    config::check_meta_paths(&all)?;
+    Ok(all)
 }
 
 async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Result<Store> {
@@ -111,15 +126,36 @@ async fn restore_newest(app: &App, replica: &replica::Replica, path: &Path) -> R
 fn log_databases(databases: &[DbSettings]) {
     for db in databases {
         info!(path = %db.path.display(), "initialized db");
-        let sync_interval = duration(db.replica.sync_interval);
-        match &db.replica.kind {
-            ReplicaKind::File(file) => info!(
-                "type" = "file",
-                "sync-interval" = sync_interval,
-                path = %file.path.display(),
-                "replicating to"
-            ),
-            ReplicaKind::NotBuilt(name) => info!("type" = name, "sync-interval" = sync_interval, "replicating to"),
+        log_target(&db.replica.kind, duration(db.replica.sync_interval));
+    }
+}
+
+fn log_target(kind: &ReplicaKind, every: i128) {
+    const SAID: &str = "replicating to";
+    let name = kind.name();
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    match kind {
+        ReplicaKind::File(s) => info!("type" = name, "sync-interval" = every, path = %s.path.display(), "{SAID}"),
+        ReplicaKind::S3(s) => info!(
+            "type" = name, "sync-interval" = every, bucket = %s.bucket, path = %s.path, region = text(&s.region),
+            endpoint = text(&s.endpoint), "{SAID}"
+        ),
+        ReplicaKind::Gs(s) => {
+            info!("type" = name, "sync-interval" = every, bucket = %s.bucket, path = %s.path, "{SAID}");
+        }
+        ReplicaKind::Abs(s) => info!(
+            "type" = name, "sync-interval" = every, bucket = %s.bucket, path = %s.path,
+            endpoint = text(&s.endpoint), "{SAID}"
+        ),
+        ReplicaKind::Oss(s) => info!(
+            "type" = name, "sync-interval" = every, bucket = %s.bucket, path = %s.path, region = text(&s.region), "{SAID}"
+        ),
+        ReplicaKind::Sftp(s) => info!(
+            "type" = name, "sync-interval" = every, host = %s.host, user = %s.user, path = %s.path, "{SAID}"
+        ),
+        ReplicaKind::Webdav(_) => info!("type" = name, "sync-interval" = every, "{SAID}"),
+        ReplicaKind::Nats(s) => {
+            info!("type" = name, "sync-interval" = every, bucket = %s.bucket, url = %s.url, "{SAID}")
         }
     }
 }

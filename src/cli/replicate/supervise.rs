@@ -23,7 +23,7 @@ impl Engine for Store {
     }
 
     async fn close(self, skip: CancellationToken) {
-        Self::close(self, skip).await;
+        Self::close(&self, skip).await;
     }
 }
 

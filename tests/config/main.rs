@@ -1,0 +1,7 @@
+//! What configuration files mean: the recorded behaviour of the reference on 318 files, and ours beyond it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+mod fixtures;
+mod place;
+mod replicating;

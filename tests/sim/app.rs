@@ -1,0 +1,261 @@
+//! Applications: connections that write, read, checkpoint, vacuum, and come and go.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::disk::{Disk, Proc, Who, acting};
+use crate::rng::Rng;
+use crate::swarm::Swarm;
+
+pub(crate) const DB: &str = "/data/db";
+
+/// One connection.
+struct Session {
+    conn: Connection,
+    in_transaction: bool,
+    full_sync: bool,
+}
+
+/// A process with some connections to the database.
+pub(crate) struct App {
+    disk: Arc<Disk>,
+    who: Who,
+    sessions: Vec<Session>,
+    /// What SQLite reported that cannot come from a fault.
+    pub(crate) complaint: Option<String>,
+    pub(crate) commits: u64,
+}
+
+impl App {
+    pub(crate) fn new(disk: &Arc<Disk>, proc: Proc) -> Self {
+        Self { disk: Arc::clone(disk), who: disk.who(proc), sessions: Vec::new(), complaint: None, commits: 0 }
+    }
+
+    /// Creates the database.
+    pub(crate) fn create(&mut self, swarm: &Swarm) {
+        let who = self.who;
+        acting(who, || {
+            let conn = Connection::open(DB).expect("create the database");
+            conn.execute_batch(&format!(
+                "PRAGMA page_size = {}; PRAGMA auto_vacuum = {}; PRAGMA journal_mode = wal; PRAGMA synchronous = full;
+                 CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB); CREATE TABLE u(id INTEGER PRIMARY KEY, v BLOB)",
+                swarm.page_size, swarm.auto_vacuum
+            ))
+            .expect("create the schema");
+            if swarm.index {
+                conn.execute_batch("CREATE INDEX ti ON t(v)").expect("create the index");
+            }
+        });
+    }
+
+    /// The process ends: at once, or closing its connections first.
+    pub(crate) fn end(&mut self, kill: bool) {
+        if kill {
+            self.disk.lock().kill(self.who.proc);
+        }
+        let who = self.who;
+        acting(who, || self.sessions.clear());
+        self.disk.lock().end(self.who.proc);
+        self.who = self.disk.who(self.who.proc);
+    }
+
+    /// Connections of a process that is dead already.
+    pub(crate) fn bury(&mut self) {
+        let who = self.who;
+        acting(who, || self.sessions.clear());
+        self.who = self.disk.who(self.who.proc);
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.disk.is_dead(self.who)
+    }
+
+    /// One thing that an application does.
+    pub(crate) fn step(&mut self, swarm: &Swarm, rng: &mut Rng) {
+        let who = self.who;
+        acting(who, || self.act(swarm, rng));
+        if self.disk.is_dead(who) {
+            self.bury();
+        }
+    }
+
+    fn open(&mut self, swarm: &Swarm, rng: &mut Rng) -> rusqlite::Result<()> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(DB, flags)?;
+        conn.busy_timeout(std::time::Duration::from_millis(rng.pick(&[0, 0, 3, 10])))?;
+        let full_sync = rng.permille(swarm.full_sync);
+        let settings = format!(
+            "PRAGMA synchronous = {}; PRAGMA temp_store = memory; PRAGMA cache_size = {}; PRAGMA wal_autocheckpoint = {}",
+            if full_sync { "full" } else { "normal" },
+            if swarm.spill { 4 } else { 200 },
+            rng.pick(&swarm.autocheckpoint),
+        );
+        conn.execute_batch(&settings)?;
+        if rng.permille(swarm.size_limit) {
+            let limit = rng.below(8) * u64::from(swarm.page_size);
+            conn.query_row(&format!("PRAGMA journal_size_limit = {limit}"), [], |_| Ok(()))?;
+        }
+        self.sessions.push(Session { conn, in_transaction: false, full_sync });
+        Ok(())
+    }
+
+    fn act(&mut self, swarm: &Swarm, rng: &mut Rng) {
+        if self.sessions.is_empty() || (self.sessions.len() < 3 && rng.permille(30)) {
+            let opened = self.open(swarm, rng);
+            self.judge(opened);
+            return;
+        }
+        let at = rng.index(self.sessions.len());
+        let roll = rng.below(1000);
+        let done = match roll {
+            0..420 => self.write(at, swarm, rng),
+            420..520 => self.toggle(at, rng),
+            520..600 => self.read(at, rng),
+            600..700 => self.checkpoint(at, swarm, rng),
+            700..730 => self.sessions[at].conn.execute("DELETE FROM t WHERE id % 3 = 1", []).map(drop),
+            730..760 if rng.permille(swarm.vacuum) => self.sessions[at].conn.execute_batch("VACUUM"),
+            760..780 => self.sessions[at].conn.execute_batch("PRAGMA incremental_vacuum(3)"),
+            780..830 => {
+                drop(self.sessions.swap_remove(at));
+                Ok(())
+            }
+            830..850 => {
+                self.sessions.clear();
+                Ok(())
+            }
+            850..860 if swarm.reformat => self.reformat(swarm, rng),
+            _ => self.write(at, swarm, rng),
+        };
+        self.judge(done);
+        self.note_durable(at);
+    }
+
+    /// Errors that a fault cannot explain are not for an application to see.
+    fn judge(&mut self, done: rusqlite::Result<()>) {
+        let Err(rusqlite::Error::SqliteFailure(failure, message)) = &done else { return };
+        if matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) && !self.is_dead() {
+            self.complaint = Some(format!("the application was told: {failure} {message:?}"));
+        }
+        // A failed statement may have ended the transaction.
+        for session in &mut self.sessions {
+            session.in_transaction = !session.conn.is_autocommit();
+        }
+    }
+
+    fn note_durable(&mut self, at: usize) {
+        if let Some(session) = self.sessions.get(at)
+            && session.full_sync
+            && session.conn.is_autocommit()
+        {
+            self.disk.observe();
+        }
+    }
+
+    fn write(&mut self, at: usize, swarm: &Swarm, rng: &mut Rng) -> rusqlite::Result<()> {
+        let session = &mut self.sessions[at];
+        let table = if rng.permille(700) { "t" } else { "u" };
+        let id = i64::try_from(rng.below(swarm.rows)).unwrap_or(0);
+        let len = match rng.below(10) {
+            0 => rng.index(swarm.page_size as usize * 5 / 2),
+            1..4 => rng.index(swarm.page_size as usize / 2),
+            _ => rng.index(60),
+        };
+        let mut value = vec![0; len.min(20_000)];
+        rng.fill(&mut value);
+        let before = self.disk.lock().oracle.now();
+        match rng.below(10) {
+            0 => session.conn.execute(&format!("DELETE FROM {table} WHERE id = ?1"), [id])?,
+            1 => session.conn.execute(
+                &format!("UPDATE {table} SET v = ?2 WHERE id > ?1 AND id < ?1 + 6"),
+                rusqlite::params![id, value],
+            )?,
+            _ => session
+                .conn
+                .execute(&format!("INSERT OR REPLACE INTO {table} VALUES (?1, ?2)"), rusqlite::params![id, value])?,
+        };
+        let done = session.conn.is_autocommit();
+        if done {
+            self.commits += 1;
+        }
+        let (full_sync, disk) = (session.full_sync, &self.disk);
+        let mut inner = disk.lock();
+        inner.observe();
+        let now = inner.oracle.now();
+        if done && full_sync && now > before && !inner.is_dead(self.who) {
+            inner.oracle.is_durable(now);
+        }
+        Ok(())
+    }
+
+    fn toggle(&mut self, at: usize, rng: &mut Rng) -> rusqlite::Result<()> {
+        let session = &mut self.sessions[at];
+        if session.conn.is_autocommit() {
+            let begin = if rng.permille(500) { "BEGIN IMMEDIATE" } else { "BEGIN" };
+            session.conn.execute_batch(begin)?;
+            session.in_transaction = true;
+        } else {
+            let end = if rng.permille(800) { "COMMIT" } else { "ROLLBACK" };
+            session.conn.execute_batch(end)?;
+            session.in_transaction = false;
+            self.commits += 1;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, at: usize, rng: &mut Rng) -> rusqlite::Result<()> {
+        let session = &mut self.sessions[at];
+        let sql = if rng.permille(500) { "SELECT count(v) FROM t" } else { "SELECT count(*) FROM u" };
+        session.conn.query_row(sql, [], |_| Ok(()))
+    }
+
+    fn checkpoint(&mut self, at: usize, swarm: &Swarm, rng: &mut Rng) -> rusqlite::Result<()> {
+        let mode = rng.pick(&swarm.checkpoint_modes);
+        let session = &mut self.sessions[at];
+        session.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))
+    }
+
+    /// Leaves WAL mode, changes the page size, and comes back. Works only if nobody else is there.
+    fn reformat(&mut self, _swarm: &Swarm, rng: &mut Rng) -> rusqlite::Result<()> {
+        let size = rng.pick(&[512, 1024, 2048, 4096]);
+        self.sessions.truncate(1);
+        let Some(session) = self.sessions.first_mut() else { return Ok(()) };
+        if !session.conn.is_autocommit() {
+            return Ok(());
+        }
+        let mode: String = session.conn.query_row("PRAGMA journal_mode = delete", [], |row| row.get(0))?;
+        if mode != "delete" {
+            return Ok(());
+        }
+        let _ = session.conn.execute_batch(&format!("PRAGMA page_size = {size}; VACUUM"));
+        self.disk.lock().oracle.reread();
+        let _: String = session.conn.query_row("PRAGMA journal_mode = wal", [], |row| row.get(0))?;
+        session.conn.execute("INSERT OR REPLACE INTO u VALUES (0, 0)", []).map(drop)
+    }
+
+    /// Ends all transactions, then lets SQLite look at everything.
+    pub(crate) fn check(&mut self) -> Result<(), String> {
+        let who = self.who;
+        acting(who, || {
+            self.sessions.clear();
+            let conn = Connection::open(DB).map_err(|e| e.to_string())?;
+            let text: String =
+                conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).map_err(|e| e.to_string())?;
+            if text == "ok" { Ok(()) } else { Err(text) }
+        })
+    }
+
+    /// One more commit that nothing keeps from succeeding.
+    pub(crate) fn last_words(&mut self, rng: &mut Rng) -> Result<(), String> {
+        let who = self.who;
+        acting(who, || {
+            self.sessions.clear();
+            let conn = Connection::open(DB).map_err(|e| e.to_string())?;
+            conn.execute_batch("PRAGMA wal_autocheckpoint = 0").map_err(|e| e.to_string())?;
+            let id = i64::try_from(rng.below(1000)).unwrap_or(0);
+            conn.execute("INSERT OR REPLACE INTO u VALUES (?1, 'last')", [id]).map_err(|e| e.to_string())?;
+            self.disk.observe();
+            Ok(())
+        })
+    }
+}

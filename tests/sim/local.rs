@@ -1,0 +1,639 @@
+//! The engine alone: log → local L0 files, on a disk that fails, beside applications that do as
+//! they please.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use litestream::db::{Db, DbConfig};
+use litestream::error::Result as DbResult;
+use litestream::ltx::parse_file_name;
+use litestream::sqlite::SystemSqlite;
+
+use crate::app::{App, DB};
+use crate::disk::{
+    Class, Counts, Disk, EIO, EMFILE, ENOSPC, Entry, Fault, Mount, Op, Proc, Who, acting, set_current, set_hook,
+};
+use crate::fs::world;
+use crate::replay::{self, Cache, Layers};
+use crate::rng::{Rng, mix};
+use crate::swarm::{Action, Swarm};
+use crate::vfs;
+
+const META: &str = "/data/.db-litestream";
+
+/// A broken promise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation {
+    pub(crate) invariant: &'static str,
+    pub(crate) text: String,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Outcome {
+    pub(crate) violation: Option<Violation>,
+    pub(crate) trace: u64,
+    pub(crate) counts: Counts,
+    pub(crate) states: u64,
+    pub(crate) files: u64,
+    pub(crate) syncs: u64,
+    pub(crate) failed_syncs: u64,
+    pub(crate) full_images: u64,
+    pub(crate) checkpoints: u64,
+    pub(crate) log: Vec<String>,
+}
+
+struct Engine {
+    db: Option<Db>,
+    who: Who,
+}
+
+struct Sim {
+    disk: Arc<Disk>,
+    swarm: Swarm,
+    app: RefCell<App>,
+    foreign: RefCell<App>,
+    engine: RefCell<Engine>,
+    schedule: RefCell<Rng>,
+    outcome: RefCell<Outcome>,
+    acked: Cell<usize>,
+    known: RefCell<BTreeMap<u64, u64>>,
+    cache: RefCell<Cache>,
+    /// Neither hooks nor checks any more.
+    stopped: Cell<bool>,
+    verbose: bool,
+    interruptions: Cell<u32>,
+}
+
+/// Runs one seed's actions.
+pub(crate) fn run(seed: u64, swarm: &Swarm, actions: &[Action], verbose: bool) -> Outcome {
+    let disk = Disk::new(seed);
+    set_current(Some(Arc::clone(&disk)));
+    vfs::reset_randomness();
+    {
+        let mut inner = disk.lock();
+        inner.short_reads = swarm.short_reads;
+        inner.powersafe = swarm.powersafe;
+        if verbose {
+            inner.oracle.images = Some(Vec::new());
+        }
+    }
+    let mut app = App::new(&disk, Proc::App);
+    app.create(swarm);
+    app.end(false);
+    disk.lock().sync_all();
+    let sim = Rc::new(Sim {
+        foreign: RefCell::new(App::new(&disk, Proc::Foreign)),
+        app: RefCell::new(app),
+        engine: RefCell::new(Engine { db: None, who: disk.who(Proc::Engine) }),
+        swarm: swarm.clone(),
+        schedule: RefCell::new(Rng::new(mix(seed))),
+        outcome: RefCell::default(),
+        acked: Cell::new(0),
+        known: RefCell::default(),
+        cache: RefCell::default(),
+        stopped: Cell::new(false),
+        verbose,
+        interruptions: Cell::new(0),
+        disk: Arc::clone(&disk),
+    });
+    if swarm.interleave > 0 {
+        let weak = Rc::downgrade(&sim);
+        set_hook(Some(Rc::new(move |proc, op| {
+            if let Some(sim) = weak.upgrade() {
+                sim.interrupt(proc, op);
+            }
+        })));
+    }
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        for &action in actions {
+            if sim.stopped.get() {
+                break;
+            }
+            sim.act(action);
+        }
+        set_hook(None);
+        if !sim.stopped.get() {
+            sim.settle();
+        }
+    }));
+    set_hook(None);
+    if let Err(panic) = ended {
+        sim.violate("I13 no panic", panic_text(panic.as_ref()));
+    }
+    sim.drop_engine();
+    for app in [&sim.app, &sim.foreign] {
+        if let Ok(mut app) = app.try_borrow_mut() {
+            app.bury();
+        }
+    }
+    let mut outcome = sim.outcome.borrow().clone();
+    let inner = disk.lock();
+    outcome.trace = inner.trace;
+    outcome.counts = inner.counts;
+    outcome.states = inner.oracle.now() as u64;
+    drop(inner);
+    set_current(None);
+    outcome
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
+}
+
+impl Sim {
+    fn violate(&self, invariant: &'static str, text: impl Into<String>) {
+        let text = text.into();
+        self.say(|| format!("VIOLATION {invariant}: {text}"));
+        self.stopped.set(true);
+        let mut outcome = self.outcome.borrow_mut();
+        outcome.violation.get_or_insert(Violation { invariant, text });
+    }
+
+    fn say(&self, text: impl FnOnce() -> String) {
+        if self.verbose {
+            let text = text();
+            let now = self.disk.lock().oracle.now();
+            eprintln!("[state {now:3}] {text}");
+            self.outcome.borrow_mut().log.push(text);
+        }
+    }
+
+    /// Somebody else's turn in the middle of an operation.
+    fn interrupt(&self, proc: Proc, op: Op) {
+        if self.stopped.get() {
+            return;
+        }
+        let odds = if op == Op::Pause { self.swarm.interleave * 10 } else { self.swarm.interleave };
+        let (strike, who, seed) = {
+            let mut rng = self.schedule.borrow_mut();
+            (rng.permille(odds), rng.below(8), rng.next())
+        };
+        // An application that commits at every opportunity would keep one sync busy for ever.
+        if !strike || self.interruptions.get() >= 25 {
+            return;
+        }
+        self.interruptions.set(self.interruptions.get() + 1);
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            if proc != Proc::Engine && who < 3 {
+                self.say(|| "  meanwhile the engine syncs".to_owned());
+                self.sync();
+            } else if who < 6 || !self.swarm.foreign {
+                self.app_steps(&self.app, seed, 2);
+            } else {
+                self.app_steps(&self.foreign, seed, 2);
+            }
+        }));
+        if let Err(panic) = done {
+            self.violate("I13 no panic", panic_text(panic.as_ref()));
+        }
+    }
+
+    fn act(&self, action: Action) {
+        self.say(|| format!("{action:?}"));
+        let seed = match action {
+            Action::App(s)
+            | Action::Foreign(s)
+            | Action::Sync(s)
+            | Action::Snapshot(s)
+            | Action::Stop(s)
+            | Action::KillEngine(s)
+            | Action::KillApp(s)
+            | Action::PowerCut(s)
+            | Action::Fault(s)
+            | Action::Full(s)
+            | Action::Pause(s) => s,
+        };
+        *self.schedule.borrow_mut() = Rng::new(mix(seed ^ 77));
+        self.interruptions.set(0);
+        self.disk.lock().reseed(seed);
+        let mut rng = Rng::new(seed);
+        match action {
+            Action::App(_) => self.app_steps(&self.app, rng.next(), 1 + rng.below(8)),
+            Action::Foreign(_) => self.app_steps(&self.foreign, rng.next(), 1 + rng.below(5)),
+            Action::Sync(_) => self.sync(),
+            Action::Snapshot(_) => self.snapshot(),
+            Action::Stop(_) => self.stop(),
+            Action::KillEngine(_) => {
+                self.disk.lock().kill_after(Proc::Engine, skewed(&mut rng));
+                self.sync();
+                if rng.permille(500) {
+                    self.app_steps(&self.app, rng.next(), 1 + rng.below(4));
+                    self.sync();
+                }
+                self.disk.lock().disarm();
+                self.drop_engine_if(true);
+            }
+            Action::KillApp(_) => {
+                self.disk.lock().kill_after(Proc::App, rng.below(25));
+                self.app_steps(&self.app, rng.next(), 12);
+                self.disk.lock().disarm();
+                if let Ok(mut app) = self.app.try_borrow_mut() {
+                    app.end(true);
+                }
+            }
+            Action::PowerCut(_) => self.power_cut(&mut rng),
+            Action::Fault(_) => {
+                let fault = draw_fault(&mut rng);
+                self.say(|| format!("  {fault:?}"));
+                self.disk.lock().faults.push(fault);
+                self.sync();
+                if rng.permille(300) {
+                    self.app_steps(&self.app, rng.next(), 1 + rng.below(4));
+                    self.sync();
+                }
+                self.disk.lock().faults.clear();
+            }
+            Action::Full(_) => {
+                let mount = rng.pick(&[Mount::Meta, Mount::Meta, Mount::Data]);
+                let room = rng.below(u64::from(self.swarm.page_size) * 6);
+                self.disk.lock().set_budget(mount, Some(room));
+                self.app_steps(&self.app, rng.next(), 1 + rng.below(4));
+                self.sync();
+                self.disk.lock().set_budget(mount, None);
+            }
+            Action::Pause(_) => {
+                let seconds = rng.pick(&[1, 5, 70, 4000]);
+                let mut inner = self.disk.lock();
+                inner.advance_us(seconds * 1_000_000);
+                if rng.permille(300) {
+                    inner.wall_ms += i64::try_from(rng.below(200_000_000)).unwrap_or(0) - 100_000_000;
+                }
+            }
+        }
+        self.check_world();
+    }
+
+    fn power_cut(&self, rng: &mut Rng) {
+        self.disk.lock().power_after(skewed(rng) * 2);
+        match rng.below(3) {
+            0 => self.sync(),
+            1 => self.app_steps(&self.app, rng.next(), 6),
+            _ => {
+                self.app_steps(&self.app, rng.next(), 3);
+                self.sync();
+            }
+        }
+        {
+            let mut inner = self.disk.lock();
+            inner.disarm();
+            if !inner.off {
+                inner.power_off();
+            }
+        }
+        self.drop_engine();
+        for app in [&self.app, &self.foreign] {
+            if let Ok(mut app) = app.try_borrow_mut() {
+                app.bury();
+            }
+        }
+        self.disk.lock().reboot();
+        for app in [&self.app, &self.foreign] {
+            if let Ok(mut app) = app.try_borrow_mut() {
+                app.bury();
+            }
+        }
+        self.verify("after a power cut");
+        if rng.permille(500) {
+            self.app_steps(&self.app, rng.next(), 1 + rng.below(3));
+        }
+    }
+
+    fn app_steps(&self, app: &RefCell<App>, seed: u64, steps: u64) {
+        let Ok(mut app) = app.try_borrow_mut() else { return };
+        let mut rng = Rng::new(seed);
+        for _ in 0..steps {
+            if self.stopped.get() || self.disk.lock().off {
+                break;
+            }
+            app.step(&self.swarm, &mut rng);
+            self.disk.observe();
+        }
+        if let Some(complaint) = app.complaint.take() {
+            self.violate("I6 harmless", complaint);
+        }
+    }
+
+    /// Runs a step of the engine. `None` if its process died, or somebody is in the middle of one.
+    fn engine<T>(&self, step: impl FnOnce(&mut Db) -> DbResult<T>) -> Option<DbResult<T>> {
+        let mut engine = self.engine.try_borrow_mut().ok()?;
+        if self.disk.lock().off {
+            return None;
+        }
+        let who = match &engine.db {
+            Some(_) => engine.who,
+            None => self.disk.who(Proc::Engine),
+        };
+        engine.who = who;
+        let result = acting(who, || {
+            if engine.db.is_none() {
+                let seed = self.disk.lock().oracle.now() as u64;
+                let db = Db::new(world(&self.disk, who, seed), Arc::new(SystemSqlite), self.config());
+                engine.db = Some(db);
+            }
+            engine.db.as_mut().map(step)
+        });
+        if self.disk.is_dead(who) {
+            acting(who, || engine.db = None);
+            return None;
+        }
+        result
+    }
+
+    fn config(&self) -> DbConfig {
+        DbConfig {
+            busy_timeout: Duration::from_millis(3),
+            checkpoint_interval: Some(Duration::from_secs(60)),
+            min_checkpoint_pages: self.swarm.min_checkpoint_pages,
+            truncate_pages: self.swarm.truncate_pages,
+            max_sync_wal_bytes: self.swarm.max_sync_wal_bytes,
+            ..DbConfig::new(DB.into(), META.into())
+        }
+    }
+
+    fn drop_engine(&self) {
+        self.drop_engine_if(false);
+    }
+
+    fn drop_engine_if(&self, kill: bool) {
+        let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
+        if kill && engine.db.is_some() {
+            self.disk.lock().kill(Proc::Engine);
+        }
+        let who = engine.who;
+        acting(who, || engine.db = None);
+    }
+
+    fn stop(&self) {
+        let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
+        let who = engine.who;
+        acting(who, || engine.db = None);
+        self.disk.lock().end(Proc::Engine);
+    }
+
+    /// One sync, and what it promised.
+    fn sync(&self) {
+        if self.engine.try_borrow_mut().is_err() {
+            return;
+        }
+        let before = self.disk.lock().oracle.now();
+        let result = self.engine(Db::sync);
+        if self.stopped.get() {
+            return;
+        }
+        let mut outcome = self.outcome.borrow_mut();
+        outcome.syncs += 1;
+        match result {
+            Some(Ok(report)) if !report.no_database => {
+                outcome.files += u64::from(report.files);
+                outcome.full_images += u64::from(report.full_images);
+                outcome.checkpoints += u64::from(report.checkpointed);
+                drop(outcome);
+                self.say(|| format!("  sync: {report:?}"));
+                let bound = before.max(self.disk.lock().oracle.recovered_at());
+                self.acked.set(self.acked.get().max(bound));
+                self.verify("after a sync");
+            }
+            Some(Ok(_)) => {}
+            Some(Err(err)) => {
+                outcome.failed_syncs += 1;
+                drop(outcome);
+                self.say(|| format!("  sync failed: {err}"));
+                self.verify("after a failed sync");
+            }
+            None => {
+                drop(outcome);
+                self.say(|| "  the engine is dead".to_owned());
+                if !self.disk.lock().off {
+                    self.verify("after a kill");
+                }
+            }
+        }
+    }
+
+    fn snapshot(&self) {
+        let mut bytes = Vec::new();
+        let before = self.disk.lock().oracle.now();
+        let Some(Ok(info)) = self.engine(|db| db.snapshot(&mut bytes)) else { return };
+        if self.stopped.get() {
+            return;
+        }
+        let content = match replay::decode(&bytes) {
+            Ok(content) => content,
+            Err(err) => {
+                return self.violate("I5 loud", format!("a snapshot that reported success cannot be read: {err}"));
+            }
+        };
+        let mut layers = Layers::default();
+        if let Err(err) = layers.add(&content) {
+            return self.violate("I1 prefix", format!("snapshot: {err}"));
+        }
+        let digest = layers.digest();
+        let found = self.disk.lock().oracle.find(digest);
+        match found {
+            None => self.violate("I1 prefix", format!("the snapshot of {} is a state that never was", info.txids)),
+            Some(state) if state < before => {
+                self.violate(
+                    "I2 ack",
+                    format!("the snapshot is state {state}, but {before} was committed before it began"),
+                );
+            }
+            Some(_) => self.verify("after a snapshot"),
+        }
+        if let Some(&known) = self.known.borrow().get(&info.txids.max().get())
+            && known != digest
+        {
+            self.violate("I4 exact", format!("the snapshot of {} differs from its files", info.txids));
+        }
+    }
+
+    /// The local files must give one state, not older than the last acknowledged.
+    fn verify(&self, when: &str) {
+        if self.stopped.get() || self.disk.lock().off {
+            return;
+        }
+        let replayed = self.replay();
+        let (last, digests) = match replayed {
+            Ok(replayed) => replayed,
+            Err(text) => return self.violate("I1 prefix", format!("{when}: {text}")),
+        };
+        let acked = self.acked.get();
+        let Some(digest) = last else {
+            if acked > 0 {
+                self.violate("I2 ack", format!("{when}: no local file, but state {acked} was acknowledged"));
+            }
+            return;
+        };
+        let found = self.disk.lock().oracle.find(digest);
+        match found {
+            None => self.violate("I1 prefix", format!("{when}: the files give a state that never was")),
+            Some(state) if state < acked => {
+                self.violate("I2 ack", format!("{when}: the files give state {state}, but {acked} was acknowledged"));
+            }
+            Some(_) => {}
+        }
+        // What was acknowledged under a TXID stays what it is. A file that was not may be written anew.
+        let mut known = self.known.borrow_mut();
+        let changed = digests.iter().find(|(txid, digest)| known.get(txid).is_some_and(|before| before != digest));
+        if let Some((txid, _)) = changed {
+            let text = format!("{when}: TXID {txid} is another state than before");
+            drop(known);
+            return self.violate("I3 monotone", text);
+        }
+        if when == "after a sync" {
+            known.extend(digests);
+        }
+    }
+
+    /// Digest after the last local file, and after each.
+    fn replay(&self) -> Result<(Option<u64>, Vec<(u64, u64)>), String> {
+        let inner = self.disk.lock();
+        let dir = Path::new(META).join("ltx/0");
+        let mut files: Vec<_> = inner
+            .names(&dir)
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|(name, entry)| match entry {
+                Entry::File(ino) => Some((parse_file_name(&name)?, ino)),
+                Entry::Dir => None,
+            })
+            .collect();
+        files.sort_unstable();
+        let mut layers = Layers::default();
+        let mut digests = Vec::new();
+        let mut reached = None;
+        for (txids, ino) in files {
+            let file = &inner.files[ino];
+            let content = self.cache.borrow_mut().get(ino, file.version, &file.data);
+            let content = content.map_err(|e| format!("local file {txids} cannot be read: {e}"))?;
+            if content.txids != txids {
+                return Err(format!("local file {txids} says it is {}", content.txids));
+            }
+            if reached.is_some_and(|reached| txids.min().get() != reached + 1) {
+                return Err(format!("local file {txids} follows {reached:?}"));
+            }
+            reached = Some(txids.max().get());
+            layers.add(&content)?;
+            digests.push((txids.max().get(), layers.digest()));
+        }
+        Ok((digests.last().map(|(_, digest)| *digest), digests))
+    }
+
+    fn check_world(&self) {
+        let broken = self.disk.lock().oracle.broken.take();
+        if let Some(broken) = broken {
+            self.violate("I6 harmless", broken);
+        }
+    }
+
+    /// Faults are over: everything must come right by itself.
+    fn settle(&self) {
+        self.say(|| "faults are over".to_owned());
+        {
+            let mut inner = self.disk.lock();
+            inner.faults.clear();
+            inner.disarm();
+            for mount in [Mount::Data, Mount::Meta, Mount::Rest] {
+                inner.set_budget(mount, None);
+            }
+        }
+        self.app.borrow_mut().end(false);
+        self.foreign.borrow_mut().end(false);
+        let mut last = String::new();
+        let caught_up = (0..4).any(|_| {
+            self.disk.lock().advance_us(61_000_000);
+            match self.engine(Db::sync) {
+                Some(Ok(report)) if !report.no_database => true,
+                Some(Err(err)) => {
+                    last = err.to_string();
+                    false
+                }
+                other => {
+                    last = format!("{other:?}");
+                    false
+                }
+            }
+        });
+        if !caught_up {
+            return self.violate("I7 live", format!("with all faults gone a sync still fails: {last}"));
+        }
+        self.exactly_now("after the faults");
+        let mut rng = Rng::new(5);
+        if let Err(text) = self.app.borrow_mut().last_words(&mut rng) {
+            return self.violate("I6 harmless", format!("the application cannot write any more: {text}"));
+        }
+        self.sync();
+        self.exactly_now("after one more commit");
+        self.stop();
+        if let Err(text) = self.app.borrow_mut().check() {
+            return self.violate("I6 harmless", format!("integrity check of the source: {text}"));
+        }
+        self.sync();
+        self.exactly_now("after a restart");
+        let inner = self.disk.lock();
+        let left = inner.walk().into_iter().find(|path| path.starts_with(META) && Class::of(path) == Class::Temp);
+        drop(inner);
+        if let Some(left) = left {
+            self.violate("I8 tidy", format!("{} is left over", left.display()));
+        }
+        self.check_world();
+    }
+
+    fn exactly_now(&self, when: &str) {
+        if self.stopped.get() {
+            return;
+        }
+        self.verify(when);
+        let Ok((Some(digest), _)) = self.replay() else {
+            return self.violate("I7 live", format!("{when}: nothing was replicated"));
+        };
+        let inner = self.disk.lock();
+        let now = inner.oracle.digest_at(inner.oracle.now());
+        drop(inner);
+        if digest != now {
+            self.violate("I7 live", format!("{when}: the files do not give the present state"));
+        }
+    }
+}
+
+/// Mostly few, sometimes many.
+fn skewed(rng: &mut Rng) -> u64 {
+    let bound = rng.pick(&[10, 40, 120, 400]);
+    rng.below(bound)
+}
+
+fn draw_fault(rng: &mut Rng) -> Fault {
+    let class = rng.pick(&[
+        Class::Wal,
+        Class::Wal,
+        Class::Wal,
+        Class::Db,
+        Class::Temp,
+        Class::Ltx,
+        Class::Record,
+        Class::Other,
+    ]);
+    let op = match class {
+        Class::Temp => rng.pick(&[Op::Create, Op::Write, Op::Sync, Op::Sync, Op::Rename, Op::Remove]),
+        Class::Other => rng.pick(&[Op::SyncDir, Op::Mkdir, Op::List]),
+        Class::Ltx => rng.pick(&[Op::Open, Op::Read, Op::Stat]),
+        Class::Record => rng.pick(&[Op::Open, Op::Read, Op::Write, Op::Create]),
+        _ => rng.pick(&[Op::Open, Op::Read, Op::Read, Op::Read, Op::Stat, Op::Sync, Op::Write, Op::Lock, Op::Shm]),
+    };
+    let bound = rng.pick(&[1, 4, 20]);
+    Fault {
+        proc: Proc::Engine,
+        op,
+        class,
+        skip: u32::try_from(rng.below(bound)).unwrap_or(0),
+        times: rng.pick(&[1, 1, 3, u32::MAX]),
+        errno: if op == Op::Open { rng.pick(&[EIO, EMFILE]) } else { rng.pick(&[EIO, EIO, ENOSPC]) },
+        forget: rng.permille(500),
+    }
+}

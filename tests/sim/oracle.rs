@@ -1,0 +1,295 @@
+//! What the database looked like after each commit, read from the disk without SQLite's help.
+//!
+//! A commit becomes visible when the wal-index header changes. The oracle looks at it before every
+//! operation of anybody; new frames are laid over the image it has, and the digest of the result
+//! is one more state of the history.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use crate::disk::Inner;
+use crate::rng::{hash_bytes, mix};
+
+/// What the wal-index said last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Seen {
+    last_frame: u32,
+    pages: u32,
+    salts: [u8; 8],
+    checksum: [u8; 8],
+}
+
+/// States of one database, in the order in which they came.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    path: PathBuf,
+    wal_path: PathBuf,
+    image: Image,
+    seen: Option<Seen>,
+    last_header: Option<[u8; 48]>,
+    history: Vec<u64>,
+    newest: HashMap<u64, usize>,
+    /// The content must be read anew: the power was cut, or the file was changed outside the log.
+    stale: bool,
+    /// After a power cut the state is one that was committed before, not older than this.
+    durable: usize,
+    cut: bool,
+    recovered_at: usize,
+    /// Something that cannot be.
+    pub(crate) broken: Option<String>,
+    /// Images of all states, kept only when a failure is being looked at.
+    pub(crate) images: Option<Vec<Image>>,
+}
+
+/// Pages with their hashes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Image {
+    pub(crate) page_size: usize,
+    pub(crate) pages: Vec<Vec<u8>>,
+    hashes: Vec<u64>,
+}
+
+pub(crate) fn page_hash(pgno: usize, page: &[u8]) -> u64 {
+    hash_bytes(pgno as u64, page)
+}
+
+/// Digest of a database: of its number of pages and each page's hash.
+pub(crate) fn digest_of(hashes: impl ExactSizeIterator<Item = u64>) -> u64 {
+    let start = mix(hashes.len() as u64);
+    hashes.fold(start, u64::wrapping_add)
+}
+
+impl Image {
+    fn put(&mut self, pgno: usize, page: &[u8]) {
+        if pgno == 0 {
+            return;
+        }
+        while self.pages.len() < pgno {
+            self.pages.push(vec![0; self.page_size]);
+            self.hashes.push(page_hash(self.pages.len(), &vec![0; self.page_size]));
+        }
+        self.pages[pgno - 1].clear();
+        self.pages[pgno - 1].extend_from_slice(page);
+        self.hashes[pgno - 1] = page_hash(pgno, page);
+    }
+
+    fn resize(&mut self, pages: usize) {
+        self.pages.truncate(pages);
+        self.hashes.truncate(pages);
+        while self.pages.len() < pages {
+            let n = self.pages.len() + 1;
+            self.put(n, &vec![0; self.page_size]);
+        }
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
+        digest_of(self.hashes.iter().copied())
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn be_word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+impl Oracle {
+    pub(crate) fn new(path: &str) -> Self {
+        Self {
+            path: PathBuf::from(path),
+            wal_path: PathBuf::from(format!("{path}-wal")),
+            stale: true,
+            ..Self::default()
+        }
+    }
+
+    /// Number of the newest state.
+    pub(crate) fn now(&self) -> usize {
+        self.history.len().saturating_sub(1)
+    }
+
+    /// The newest state with this digest.
+    pub(crate) fn find(&self, digest: u64) -> Option<usize> {
+        self.newest.get(&digest).copied()
+    }
+
+    pub(crate) fn digest_at(&self, state: usize) -> u64 {
+        self.history[state]
+    }
+
+    /// The first state after the last power cut.
+    pub(crate) fn recovered_at(&self) -> usize {
+        self.recovered_at
+    }
+
+    pub(crate) fn power_was_cut(&mut self) {
+        self.stale = true;
+        self.cut = true;
+        self.seen = None;
+        self.last_header = None;
+    }
+
+    /// The file was changed by other means than its log.
+    pub(crate) fn reread(&mut self) {
+        self.stale = true;
+        self.last_header = None;
+    }
+
+    /// Everything committed up to now must outlive a power cut.
+    pub(crate) fn is_durable(&mut self, state: usize) {
+        self.durable = self.durable.max(state);
+    }
+
+    pub(crate) fn observe(&mut self, disk: &Inner) {
+        let Some(ino) = disk.file_at(&self.path) else { return };
+        let file = &disk.files[ino];
+        let Some(region) = file.shm.regions.first() else { return };
+        let mut header = [0; 96];
+        for (i, word) in region.iter().take(12).enumerate() {
+            let word = word.load(Ordering::Relaxed);
+            header[i * 8..i * 8 + 8].copy_from_slice(&word.to_ne_bytes());
+        }
+        if header[..48] != header[48..] || header[12] == 0 {
+            return;
+        }
+        let (head, _) = header.as_chunks::<48>();
+        if self.last_header == Some(head[0]) {
+            return;
+        }
+        self.last_header = Some(head[0]);
+        let mut now = Seen { last_frame: word(&header, 16), pages: word(&header, 20), ..Seen::default() };
+        now.salts.copy_from_slice(&header[32..40]);
+        now.checksum.copy_from_slice(&header[24..32]);
+        let wal = disk.file_at(&self.wal_path).map(|ino| disk.files[ino].data.as_slice()).unwrap_or_default();
+        let went_on = self.seen.is_some_and(|seen| seen.salts != now.salts || seen.last_frame <= now.last_frame);
+        if self.stale || !went_on {
+            self.read_all(&file.data, wal, now);
+        } else {
+            let from = match self.seen {
+                Some(seen) if seen.salts == now.salts => seen.last_frame,
+                _ => 0,
+            };
+            self.add_frames(wal, from, now);
+        }
+        self.seen = Some(now);
+    }
+
+    fn read_all(&mut self, db: &[u8], wal: &[u8], now: Seen) {
+        if db.len() < 100 && now.last_frame == 0 {
+            return;
+        }
+        let page_size = if now.last_frame > 0 && wal.len() >= 32 {
+            be_word(wal, 8) as usize
+        } else {
+            match u16::from_be_bytes([db[16], db[17]]) {
+                1 => 65536,
+                n => usize::from(n),
+            }
+        };
+        if page_size < 512 {
+            return;
+        }
+        let mut image = Image { page_size, ..Image::default() };
+        for (n, page) in db.chunks_exact(page_size).enumerate() {
+            image.put(n + 1, page);
+        }
+        if now.last_frame == 0 {
+            let pages = if db.len() >= 32 { be_word(db, 28) as usize } else { 0 };
+            image.resize(pages);
+        }
+        self.image = image;
+        let mut before = self.image.digest();
+        if now.last_frame > 0 {
+            self.lay_frames(wal, 0, now, |image, last| {
+                if !last {
+                    before = image.digest();
+                }
+            });
+        }
+        self.stale = false;
+        if std::mem::take(&mut self.cut) {
+            self.check_recovered(before);
+            self.append(self.image.digest());
+            self.recovered_at = self.now();
+        } else {
+            self.push();
+        }
+    }
+
+    /// A power cut may take back commits that nobody had made durable, and finish one that was
+    /// being written, but nothing else.
+    fn check_recovered(&mut self, before: u64) {
+        let digest = self.image.digest();
+        let finished = self.history.last() == Some(&before);
+        match self.history.iter().rposition(|d| *d == digest) {
+            Some(state) if state < self.durable => {
+                let durable = self.durable;
+                self.broken =
+                    Some(format!("a power cut took the database back to state {state}, but {durable} was durable"));
+            }
+            None if !finished => {
+                self.broken = Some("after a power cut the database is in a state it never had".to_owned());
+            }
+            _ => {}
+        }
+        self.durable = 0;
+    }
+
+    fn add_frames(&mut self, wal: &[u8], from: u32, now: Seen) {
+        let (mut digests, mut images) = (Vec::new(), Vec::new());
+        let keep = self.images.is_some();
+        self.lay_frames(wal, from, now, |image, _| {
+            digests.push(image.digest());
+            if keep {
+                images.push(image.clone());
+            }
+        });
+        let mut images = images.into_iter();
+        for digest in digests {
+            let image = images.next();
+            if self.history.last() == Some(&digest) {
+                continue;
+            }
+            self.append(digest);
+            if let (Some(kept), Some(image)) = (self.images.as_mut().and_then(|all| all.last_mut()), image) {
+                *kept = image;
+            }
+        }
+    }
+
+    /// Lays frames over the image, and tells of each commit and whether it is the last one.
+    fn lay_frames(&mut self, wal: &[u8], from: u32, now: Seen, mut committed: impl FnMut(&Image, bool)) {
+        let size = self.image.page_size + 24;
+        for n in from..now.last_frame {
+            let at = 32 + n as usize * size;
+            let Some(frame) = wal.get(at..at + size) else {
+                self.broken = Some(format!("the wal-index names frame {} but the log has {} bytes", n + 1, wal.len()));
+                return;
+            };
+            self.image.put(be_word(frame, 0) as usize, &frame[24..]);
+            let commit = be_word(frame, 4);
+            if commit != 0 {
+                self.image.resize(commit as usize);
+                committed(&self.image, n + 1 == now.last_frame);
+            }
+        }
+    }
+
+    fn push(&mut self) {
+        let digest = self.image.digest();
+        if self.history.last() != Some(&digest) {
+            self.append(digest);
+        }
+    }
+
+    fn append(&mut self, digest: u64) {
+        self.newest.insert(digest, self.history.len());
+        self.history.push(digest);
+        if let Some(images) = &mut self.images {
+            images.push(self.image.clone());
+        }
+    }
+}
