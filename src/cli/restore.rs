@@ -1,21 +1,26 @@
 //! `litestream restore`. Checks come in the order of `spec: cli` §8, because the order decides which
 //! problem is reported.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::flags::{CONFIG, CommandSpec, Flag, Kind, Matches, NO_EXPAND_ENV};
+use super::process::Signals;
 use super::source::{Source, refuse_config};
 use super::{App, Failure, block_on, output};
 use crate::config::is_replica_url;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::ltx;
 use crate::replica::Stamps;
-use crate::restore::{self, Check, Overwrite, Request, Target};
-use crate::sqlite;
+use crate::restore::{self, Check, Milestone, Overwrite, Request, Target};
+use crate::sqlite::{self, SystemSqlite};
 use crate::telemetry::LogStream;
 use crate::types::{IntegrityCheck, Timestamp, Txid, parse_timestamp};
 
@@ -131,11 +136,11 @@ async fn restore_from(
     }
     let target = target(wanted, "cannot specify index & timestamp to restore")?;
     if matches.on("f") {
-        return Err(Failure::new(match target {
-            Target::Txid(_) => "cannot use follow mode with -txid",
-            Target::Before(_) => "cannot use follow mode with -timestamp",
-            Target::Latest => "follow mode is not available in this build yet",
-        }));
+        match target {
+            Target::Txid(_) => return Err(Failure::new("cannot use follow mode with -txid")),
+            Target::Before(_) => return Err(Failure::new("cannot use follow mode with -timestamp")),
+            Target::Latest => {}
+        }
     }
     let request = Request {
         target,
@@ -146,6 +151,18 @@ async fn restore_from(
         ..Request::new(&output)
     };
     let started = app.world.clock.elapsed();
+    if matches.on("f") {
+        return match follow(app, matches, wanted, source, request).await {
+            Ok(()) if wanted.json => summary(app, wanted, replica.kind(), &output, String::new(), started),
+            Err(Stopped::NothingThere) if matches.on("if-replica-exists") => {
+                info!("no matching backups found");
+                Ok(())
+            }
+            Err(Stopped::NothingThere) => Err(Failure::new("no matching backup files available")),
+            Err(Stopped::Failed(failure)) => Err(failure),
+            Ok(()) => Ok(()),
+        };
+    }
     let report = match restore::run(&app.world, replica, &request, sqlite_check()).await {
         Ok(report) => report,
         Err(err) if err.kind() == ErrorKind::NotFound && matches.on("if-replica-exists") => {
@@ -161,25 +178,95 @@ async fn restore_from(
         Err(err) => return Err(err.into()),
     };
     if wanted.integrity.0 != IntegrityCheck::None {
-        match source.db.as_deref().and_then(Path::file_name) {
-            Some(db) => {
-                info!(db = %db.display(), replica = replica.kind(), "post-restore integrity check passed");
-            }
-            None => info!(replica = replica.kind(), "post-restore integrity check passed"),
-        }
+        log_integrity_passed(source);
     }
     if !wanted.json {
         return Ok(());
     }
+    // Backups of 0.3.x have no TXIDs; the reference shows the one of an LTX file it did not use.
+    let txid = report.txid.map_or_else(String::new, |txid| txid.to_string());
+    summary(app, wanted, replica.kind(), &output, txid, started)
+}
+
+fn log_integrity_passed(source: &Source) {
+    let replica = source.replica.kind();
+    match source.db.as_deref().and_then(Path::file_name) {
+        Some(db) => info!(db = %db.display(), replica, "post-restore integrity check passed"),
+        None => info!(replica, "post-restore integrity check passed"),
+    }
+}
+
+fn summary(
+    app: &App,
+    wanted: &Wanted<'_>,
+    replica: &str,
+    output: &Path,
+    txid: String,
+    started: Duration,
+) -> Result<(), Failure> {
     let duration = app.world.clock.elapsed().saturating_sub(started);
     output::print(&output::json(&Summary {
         db_path: output.display().to_string(),
-        replica: replica.kind(),
-        // Backups of 0.3.x have no TXIDs; the reference shows the one of an LTX file it did not use.
-        txid: report.txid.map_or_else(String::new, |txid| txid.to_string()),
+        replica,
+        txid,
         duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
         integrity_check: wanted.integrity.1,
     })?)
+}
+
+/// Why following did not begin, or ended.
+enum Stopped {
+    NothingThere,
+    Failed(Failure),
+}
+
+impl From<Error> for Stopped {
+    fn from(err: Error) -> Self {
+        Self::Failed(err.into())
+    }
+}
+
+/// Restores, then follows until a signal comes. One during the restore is a failure: there is no
+/// database yet.
+async fn follow(
+    app: &App,
+    matches: &Matches,
+    wanted: &Wanted<'_>,
+    source: &Source,
+    request: Request,
+) -> Result<(), Stopped> {
+    let replica = &source.replica;
+    let mut signals = Signals::catch()?;
+    if matches!(app.world.fs.stat_opt(&request.output), Ok(None)) {
+        let files = replica.list_all(Stamps::Cheap).await?;
+        if restore::plan(&files, Target::Latest).is_err_and(|err| err.kind() == ErrorKind::NotFound) {
+            return Err(Stopped::NothingThere);
+        }
+    }
+    let interval = matches.duration("follow-interval").filter(|interval| !interval.is_zero());
+    let following = restore::Following { request, interval: interval.unwrap_or(Duration::from_secs(1)) };
+    let stop = CancellationToken::new();
+    let begun = Cell::new(false);
+    let reached = |milestone| match milestone {
+        Milestone::Restored if wanted.integrity.0 != IntegrityCheck::None => log_integrity_passed(source),
+        Milestone::Restored => {}
+        Milestone::Following => begun.set(true),
+    };
+    let sqlite = Arc::new(SystemSqlite);
+    let work = restore::follow(&app.world, replica, &following, sqlite_check(), sqlite, &stop, reached);
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut work => return Ok(ended?),
+            name = signals.next() => {
+                if !begun.get() {
+                    return Err(Stopped::Failed(Failure::new(format!("restore was stopped: {name}"))));
+                }
+                stop.cancel();
+            }
+        }
+    }
 }
 
 /// SQLite's own check, for the restore to call on the finished file.

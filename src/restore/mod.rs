@@ -8,6 +8,7 @@
 
 mod apply;
 mod fetch;
+mod follow;
 mod output;
 mod pages;
 mod plan;
@@ -15,6 +16,7 @@ mod progress;
 mod run;
 mod survey;
 
+pub use follow::{Following, Milestone, follow};
 pub use output::Overwrite;
 pub use plan::{Target, plan};
 pub use progress::Progress;

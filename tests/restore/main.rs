@@ -4,6 +4,7 @@
 
 mod destination;
 mod fixtures;
+mod follow;
 mod replica;
 mod support;
 mod v3;
