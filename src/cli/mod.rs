@@ -10,6 +10,8 @@ mod output;
 mod process;
 mod replicate;
 mod restore;
+mod service;
+mod shellwords;
 mod source;
 mod usage;
 mod version;

@@ -5,18 +5,20 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::super::process::Signals;
+use super::super::process::{Child, Reaper, Signals};
 use super::super::restore::sqlite_check;
+use super::super::service::Service;
 use super::super::version::VERSION;
-use super::super::{App, Failure};
+use super::super::{App, Failure, shellwords};
 use super::Request;
-use super::supervise::supervise;
+use super::supervise::{Until, supervise};
 use crate::config::{self, Config, DbEntry, DbSettings, ReplicaKind, Surroundings};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::replica;
 use crate::restore::{self, Target};
 use crate::sqlite::SystemSqlite;
 use crate::store::{DatabaseConfig, ShutdownPolicy, Store, StoreConfig, UpkeepConfig};
+use crate::sys::TaskGroup;
 use crate::telemetry::duration;
 
 pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(), Failure> {
@@ -43,8 +45,33 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
         );
     }
     log_databases(&databases);
-    supervise(store, request.once, &mut signals).await?;
-    Ok(())
+
+    let service = Service::new(&app.env);
+    let (mut tasks, mut reaper) = (TaskGroup::default(), Reaper::new());
+    let (until, failed) = match start_child(app, request, &mut reaper) {
+        Ok(Some(child)) => (Until::Ended(child), None),
+        Ok(None) => (request.once.map_or(Until::Signal, Until::Once), None),
+        Err(err) => (Until::Nothing, Some(err)),
+    };
+    reaper.run()?;
+    if failed.is_none() {
+        service.ready(databases.len());
+    }
+    service.keep_alive(&mut tasks);
+    let outcome = supervise(store, until, &mut signals, || service.stopping()).await;
+    tasks.stop().await;
+    reaper.stop().await;
+    match failed {
+        Some(err) => Err(err.into()),
+        None => Ok(outcome?),
+    }
+}
+
+/// Step 12: the application, if one is asked for.
+fn start_child(app: &App, request: &Request, reaper: &mut Reaper) -> Result<Option<Child>> {
+    let Some(line) = &request.exec else { return Ok(None) };
+    let words = shellwords::split(line).map_err(|err| Error::invalid("cannot parse exec command").caused_by(err))?;
+    Child::start(&words, &app.env, reaper).map(Some)
 }
 
 /// Step 5: the databases, those found in directories included.
