@@ -138,7 +138,9 @@ impl Child {
     /// `cannot start exec command: …`
     pub(super) fn start(words: &[String], env: &Environment, reaper: &mut Reaper) -> Result<Self> {
         let start = || {
-            let [name, args @ ..] = words else { return Err(Error::invalid("exec: no command")) };
+            let Some((name, args)) = words.split_first().filter(|(name, _)| !name.is_empty()) else {
+                return Err(Error::invalid("exec: no command"));
+            };
             let program = find(name, env)?;
             let mut command = Command::new(&program);
             command.arg0(name).args(args).stdin(Stdio::null());
@@ -175,13 +177,15 @@ impl Child {
 }
 
 /// A name without a slash is looked for in `PATH`.
-fn find(name: &str, env: &Environment) -> Result<PathBuf> {
+///
+/// # Errors
+/// `exec: "<name>": executable file not found in $PATH`
+pub(super) fn find(name: &str, env: &Environment) -> Result<PathBuf> {
     if name.contains('/') {
         return Ok(PathBuf::from(name));
     }
     let dirs = std::env::split_paths(&OsString::from(env.get("PATH").unwrap_or_default())).collect::<Vec<_>>();
     let found = dirs.iter().map(|dir| dir.join(name)).find(|path| is_executable(path));
-    let found = if name.is_empty() { None } else { found };
     found.ok_or_else(|| {
         let quoted = super::flags::go_quote(name);
         Error::invalid(format!("exec: {quoted}: executable file not found in $PATH"))

@@ -2,6 +2,7 @@
 """Replays recorded command lines against a binary. See README.md."""
 import argparse
 import concurrent.futures
+import fnmatch
 import json
 import os
 import re
@@ -188,7 +189,8 @@ def attempt(case, binary):
         return [f"could not be run: {error}"]
 
 
-def excluded():
+def excluded(all_names):
+    """Names of cases that are listed, by themselves or by a pattern such as group/*, with the reason."""
     names = {}
     for line in (HERE / "excluded.txt").read_text().splitlines():
         line = line.strip()
@@ -196,7 +198,10 @@ def excluded():
             name, _, reason = line.partition("  ")
             if not reason.strip():
                 sys.exit(f"excluded.txt: {name} has no reason")
-            names[name] = reason.strip()
+            matching = fnmatch.filter(all_names, name)
+            if not matching:
+                sys.exit(f"excluded.txt: no case is called {name}")
+            names |= dict.fromkeys(matching, reason.strip())
     return names
 
 
@@ -209,10 +214,8 @@ def main():
     parser.add_argument("--excluded", action="store_true", help="run those in excluded.txt, and nothing else")
     args = parser.parse_args()
     binary = args.binary.resolve()
-    skipped = excluded()
     cases = [json.loads(line) for line in (HERE / "cases.jsonl").read_text().splitlines()]
-    if unknown := skipped.keys() - {case["name"] for case in cases}:
-        sys.exit(f"excluded.txt names cases that do not exist: {', '.join(sorted(unknown))}")
+    skipped = excluded([case["name"] for case in cases])
     wanted = [
         case for case in cases
         if any(text in case["name"] for text in args.k.split(",")) and (case["name"] in skipped) == args.excluded

@@ -12,7 +12,7 @@ use super::super::version::VERSION;
 use super::super::{App, Failure, shellwords};
 use super::Request;
 use super::supervise::{Until, supervise};
-use crate::config::{self, Config, DbEntry, DbSettings, ReplicaKind, Surroundings};
+use crate::config::{self, Config, DbEntry, DbSettings, Finding, ReplicaKind, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica;
 use crate::restore::{self, Target};
@@ -26,6 +26,7 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
     let mut signals = Signals::catch()?;
     let config = &request.config;
     info!(version = VERSION, level = %config.logging.level, "litestream");
+    warn_of_settings(config);
     warn_of_missing_parts(config);
     if config.dbs.is_empty() {
         error!("no databases specified in configuration");
@@ -97,6 +98,14 @@ async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Res
         upkeep: UpkeepConfig::from_settings(config)?,
     };
     Store::open(app.world.clone(), Arc::new(SystemSqlite), store).await
+}
+
+/// What the file says in vain.
+fn warn_of_settings(config: &Config) {
+    for Finding { line, setting, message, hint, .. } in &config.warnings {
+        let setting = Some(setting.as_str()).filter(|s| !s.is_empty());
+        warn!(line, setting, problem = %message, hint = hint.as_deref(), "configuration warning");
+    }
 }
 
 /// A setting that would do nothing must not look as if it did.
