@@ -269,11 +269,14 @@ impl Target {
         let (path, modes) = (database.local().path(Level::L0, txids), database.seen().modes);
         let put = self.replica().put_local(Level::L0, txids, &database.world, &path, modes).await;
         let info = match put {
-            Err(err) if err.kind() == ErrorKind::Exists => match lineage::ours(database, self, txids).await? {
-                // The answer to an earlier try was lost.
-                Some(info) => info,
-                None => return Err(self.lost_to_rival(txids.max())),
-            },
+            Err(err) if err.kind() == ErrorKind::Exists => {
+                let ours = lineage::ours(database, self, txids).await;
+                match ours.map_err(|e| e.context("write ltx file"))? {
+                    // The answer to an earlier try was lost.
+                    Some(info) => info,
+                    None => return Err(self.lost_to_rival(txids.max())),
+                }
+            }
             other => other.map_err(|e| e.context("write ltx file"))?,
         };
         self.manifest.written(info);

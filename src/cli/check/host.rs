@@ -49,7 +49,7 @@ fn daemon(app: &App, config: &Config, found: &mut Vec<Finding>) {
     }
     for (setting, address) in [("addr", &config.addr), ("mcp-addr", &config.mcp_addr)] {
         if let Some(address) = address
-            && !address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+            && address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err())
         {
             found.push(Finding::error(setting, format!("must specify port for bind address: {address:?}")));
         }
