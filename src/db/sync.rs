@@ -298,7 +298,7 @@ impl Db {
         });
         let pages = written.map_err(|e| e.context(format!("write ltx file for txid {txid}")))?;
         let reason = batch.full.map(tracing::field::display);
-        debug!(system = "store", db = %self.config.name(), txid = %txid, pages, "full-image" = reason, "db sync");
+        debug!(system = "store", db = %self.config.name(), status = "ok", txid = %txid, pages, "full-image" = reason, "db sync");
         let last = Last {
             txid,
             page_size: header.page_size,
