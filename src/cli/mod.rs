@@ -95,6 +95,8 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 enum Failure {
     /// `Error: …`, and a line of advice in full.
     Said { message: String, advice: Option<String> },
+    /// The same with an exit code of its own.
+    Partly { message: String, code: u8 },
     /// Nobody is left to read what we print.
     Quiet,
 }
@@ -129,6 +131,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     match outcome {
         Ok(code) => code,
         Err(Failure::Quiet) => 1,
+        Err(Failure::Partly { message, code }) => {
+            output::print_err(&format!("Error: {message}\n"));
+            code
+        }
         Err(Failure::Said { message, advice }) => {
             let advice = advice.map_or_else(String::new, |advice| format!("{advice}\n"));
             output::print_err(&format!("Error: {message}\n{advice}"));

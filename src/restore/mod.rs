@@ -14,6 +14,7 @@ mod pages;
 mod plan;
 mod progress;
 mod run;
+mod salvage;
 mod survey;
 
 pub use follow::{Following, Milestone, follow};
@@ -21,4 +22,5 @@ pub use output::Overwrite;
 pub use plan::{Target, plan};
 pub use progress::Progress;
 pub use run::{Check, Report, Request, plan_for, run};
+pub use salvage::{Failed, Point, Salvaged, run_or_explain, salvage};
 pub use survey::{Plan, Survey, survey};

@@ -25,7 +25,7 @@ pub enum Target {
 }
 
 impl Target {
-    fn admits(self, file: &FileInfo) -> bool {
+    pub(super) fn admits(self, file: &FileInfo) -> bool {
         match self {
             Self::Latest => true,
             Self::Txid(txid) => file.txids.max() <= txid,
@@ -94,6 +94,23 @@ pub(super) fn continuation(files: &[FileInfo], from: Txid) -> Vec<FileInfo> {
     let mut further = Some(snapshot.txids.max());
     lead_on(&files, &mut further, &mut with_snapshot);
     if further > reached { with_snapshot } else { plan }
+}
+
+/// The files that lead furthest towards the target, whatever is missing behind them; none if nothing
+/// begins a database.
+pub(super) fn furthest(files: &[FileInfo], target: Target) -> Vec<FileInfo> {
+    let mut admitted: Vec<FileInfo> =
+        files.iter().filter(|file| target.admits(file) && file.size >= MIN_FILE_SIZE).copied().collect();
+    admitted.sort_unstable();
+    let snapshots = admitted.iter().filter(|file| file.level == Level::SNAPSHOT && file.txids.is_snapshot());
+    let starts = std::iter::once(Vec::new()).chain(snapshots.map(|file| vec![*file]));
+    let chains = starts.map(|mut chain| {
+        let mut reached = chain.last().map(|file| file.txids.max());
+        lead_on(&admitted, &mut reached, &mut chain);
+        chain
+    });
+    let reach = |chain: &Vec<FileInfo>| (chain.last().map(|file| file.txids.max()), Reverse(chain.len()));
+    chains.max_by_key(reach).unwrap_or_default()
 }
 
 /// Files of one level that start too late to be used yet, and the best of those that could be.
@@ -324,6 +341,21 @@ mod tests {
         assert_eq!(lead(&bridged, 7), [(0, 8)]);
         assert_eq!(lead(&bridged, 8), []);
         assert_eq!(lead(&[file(9, 4, 9, 0)], 2), []);
+    }
+
+    #[test]
+    fn what_leads_furthest_is_found_whatever_is_missing() {
+        let furthest_of = |files: &[FileInfo], target| -> Vec<(u8, u64)> {
+            super::furthest(files, target).iter().map(|file| (file.level.get(), file.txids.max().get())).collect()
+        };
+        let files = [file(9, 1, 3, 30), file(9, 1, 6, 60), file(0, 4, 4, 40), file(0, 5, 5, 50), file(0, 8, 8, 80)];
+        assert_eq!(furthest_of(&files, Target::Latest), [(9, 6)]);
+        assert_eq!(furthest_of(&files, before(60)), [(9, 3), (0, 4), (0, 5)]);
+        assert_eq!(furthest_of(&files, txid(4)), [(9, 3), (0, 4)]);
+        assert_eq!(furthest_of(&files[2..], Target::Latest), []);
+        // The newest snapshot is not the best start if it leads nowhere.
+        let late = [file(9, 1, 3, 30), file(0, 1, 9, 90)];
+        assert_eq!(furthest_of(&late, Target::Latest), [(0, 9)]);
     }
 
     #[test]

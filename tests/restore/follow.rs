@@ -11,7 +11,7 @@ use futures::future::{Either, select};
 use litestream::error::{Error, ErrorKind, Result};
 use litestream::restore::{Following, Request, Target, follow};
 use litestream::sqlite::SystemSqlite;
-use litestream::sys::{DirEntry, File, FileStat, Fs, OpenMode, OsFs, OwnerMode, World};
+use litestream::sys::{DirEntry, File, FileStat, Fs, Lock, OpenMode, OsFs, OwnerMode, World};
 use litestream::types::{Timestamp, Txid};
 use rusqlite::{Connection, OpenFlags};
 use tokio_util::sync::CancellationToken;
@@ -302,6 +302,13 @@ impl Fs for Failing {
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         pass(&self.left)?;
         OsFs.rename(from, to)
+    }
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
+        pass(&self.left)?;
+        OsFs.rename_new(from, to)
+    }
+    fn lock(&self, path: &Path, owner_mode: OwnerMode, holder: &str) -> Result<Box<dyn Lock>> {
+        OsFs.lock(path, owner_mode, holder)
     }
     fn remove_file(&self, path: &Path) -> Result<()> {
         pass(&self.left)?;

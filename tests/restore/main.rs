@@ -5,6 +5,8 @@
 mod destination;
 mod fixtures;
 mod follow;
+mod hostile;
 mod replica;
+mod salvage;
 mod support;
 mod v3;
