@@ -3,9 +3,11 @@
 //! A command is a `CommandSpec` (what can be said to it) and a function (what
 //! it does); `COMMANDS` lists them in the order of the help text.
 
+mod check;
 mod client;
 mod databases;
 mod flags;
+mod generate;
 mod info;
 mod list;
 mod ltx;
@@ -15,6 +17,8 @@ mod register;
 mod replicate;
 mod reset;
 mod restore;
+mod service;
+mod shellwords;
 mod source;
 mod start;
 mod status;
@@ -35,7 +39,8 @@ use flags::{CommandSpec, Matches, Parsed};
 type Run = fn(&mut App, &Matches) -> Result<(), Failure>;
 
 /// Every command, in the order of the help text.
-static COMMANDS: [(&CommandSpec, Run); 14] = [
+static COMMANDS: [(&CommandSpec, Run); 15] = [
+    (&check::SPEC, check::run),
     (&databases::SPEC, databases::run),
     (&info::SPEC, info::run),
     (&list::SPEC, list::run),
@@ -122,6 +127,8 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 enum Failure {
     /// `Error: …`, and a line of advice in full.
     Said { message: String, advice: Option<String> },
+    /// The same with an exit code of its own.
+    Partly { message: String, code: u8 },
     /// Nobody is left to read what we print.
     Quiet,
 }
@@ -135,6 +142,7 @@ impl Failure {
     fn prefixed(self, words: &str) -> Self {
         match self {
             Self::Said { message, advice } => Self::Said { message: format!("{words}{message}"), advice },
+            Self::Partly { message, code } => Self::Partly { message: format!("{words}{message}"), code },
             Self::Quiet => Self::Quiet,
         }
     }
@@ -164,6 +172,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     match outcome {
         Ok(code) => code,
         Err(Failure::Quiet) => 1,
+        Err(Failure::Partly { message, code }) => {
+            output::print_err(&format!("Error: {message}\n"));
+            code
+        }
         Err(Failure::Said { message, advice }) => {
             let advice = advice.map_or_else(String::new, |advice| format!("{advice}\n"));
             output::print_err(&format!("Error: {message}\n{advice}"));
@@ -195,7 +207,8 @@ fn dispatch(app: &mut App, args: &[String]) -> Result<u8, Failure> {
         }
         other => other,
     };
-    let Some((spec, run)) = COMMANDS.iter().find(|(spec, _)| spec.name == name) else {
+    let hidden: [(&CommandSpec, Run); 1] = [(&generate::SPEC, generate::run)];
+    let Some((spec, run)) = COMMANDS.iter().chain(&hidden).find(|(spec, _)| spec.name == name) else {
         return Err(Failure::new(format!("litestream {word}: unknown command")));
     };
     let usage = || usage::command(spec, app.surroundings().default_config_path());

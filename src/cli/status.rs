@@ -2,6 +2,7 @@
 //! monitoring from the running daemon.
 
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde::Serialize;
@@ -117,7 +118,7 @@ fn byte_size(bytes: u64) -> String {
 }
 
 /// Asks the daemon, and says which replicas are late.
-fn max_lag(matches: &Matches, limit: SignedDuration) -> Result<(), Failure> {
+fn max_lag(matches: &Matches, limit: Duration) -> Result<(), Failure> {
     let client = Client::new(SPEC.name, matches, 10);
     client.check_timeout()?;
     let lags: Lags = client.get("/lag")?;
@@ -150,7 +151,7 @@ fn max_lag(matches: &Matches, limit: SignedDuration) -> Result<(), Failure> {
         n => Err(Failure::new(format!(
             "{n} of {} replicas are further behind than {}",
             asked.len(),
-            format_duration(limit)
+            format_duration(SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX))
         ))),
     }
 }

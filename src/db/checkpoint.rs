@@ -263,6 +263,10 @@ impl Db {
         let done = self.locked_part(&mut tail);
         // The lock goes back whatever happened.
         let unlocked = self.session.as_mut().ok_or_else(not_open)?.unlock();
+        if done.is_err() {
+            // Our mark may have moved past frames that were read into memory only.
+            self.unprotect();
+        }
         let Some(Locked { view, outcome }) = done? else {
             unlocked?;
             return Ok(None);

@@ -165,8 +165,8 @@ fn tail_checksum(log: &OpenLog, last: &Last, record: Option<&Record>, local: &Lo
     let mut frame = Vec::new();
     let slot = read_slot(log.file.as_ref(), last.page_size, last.end - frame_size, &mut frame)?;
     let Some(slot) = slot.filter(|s| s.salts == last.salts) else { return Ok(None) };
-    let same = match record {
-        Some(record) => record.checksum() == slot.checksum,
+    let same = match record.map(Record::checksum).or(last.chain) {
+        Some(chain) => chain == slot.checksum,
         None => frames_match_file(log, last, local)?,
     };
     Ok(same.then_some(slot.checksum))

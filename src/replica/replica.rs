@@ -19,7 +19,7 @@ use crate::types::{Level, Timestamp, Txid, TxidRange};
 /// One LTX file of a replica, as a listing shows it.
 ///
 /// Ordered by level, then TXIDs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileInfo {
     /// Level.
     pub level: Level,

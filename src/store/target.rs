@@ -228,7 +228,7 @@ impl Target {
         limit: Option<NonZeroUsize>,
     ) -> Result<(Position, Pass)> {
         debug!(system = "store", db = %database.name(), replica = self.replica().kind(),
-            "txid.replica" = at.txid.map(tracing::field::display), "txid.db" = %local, "replica sync");
+            "txid.replica" = at.txid.map_or_else(|| "0".repeat(16), |t| t.to_string()), "txid.db" = %local, "replica sync");
         let mut count = 0;
         let mut next = Txid::after(at.txid);
         while next <= local {
@@ -269,11 +269,14 @@ impl Target {
         let (path, modes) = (database.local().path(Level::L0, txids), database.seen().modes);
         let put = self.replica().put_local(Level::L0, txids, &database.world, &path, modes).await;
         let info = match put {
-            Err(err) if err.kind() == ErrorKind::Exists => match lineage::ours(database, self, txids).await? {
-                // The answer to an earlier try was lost.
-                Some(info) => info,
-                None => return Err(self.lost_to_rival(txids.max())),
-            },
+            Err(err) if err.kind() == ErrorKind::Exists => {
+                let ours = lineage::ours(database, self, txids).await;
+                match ours.map_err(|e| e.context("write ltx file"))? {
+                    // The answer to an earlier try was lost.
+                    Some(info) => info,
+                    None => return Err(self.lost_to_rival(txids.max())),
+                }
+            }
             other => other.map_err(|e| e.context("write ltx file"))?,
         };
         self.manifest.written(info);
@@ -293,7 +296,7 @@ impl Target {
             limits: Limits::default(),
         };
         let info = compactor.promote(image).await?;
-        info!(system = "store", db = %database.name(), txid = %info.txids.max(), size = info.size, "snapshot complete");
+        log_snapshot(database, &info);
         Ok(info)
     }
 
@@ -312,10 +315,13 @@ impl Target {
                 return self.promote(database, &image).await;
             }
         }
-        self.force_snapshot(database).await
+        let info = self.force_snapshot(database).await?;
+        log_snapshot(database, &info);
+        Ok(info)
     }
 
-    /// Writes a snapshot of the present state to level 9, whatever is there.
+    /// Writes a snapshot of the present state to level 9, whatever is there. Says nothing: who forces one
+    /// knows.
     ///
     /// # Errors
     /// Those of reading the database and of the store.
@@ -329,7 +335,7 @@ impl Target {
     async fn snapshot(&self, database: &Database) -> Result<SnapshotInfo> {
         let staged = Staged::write(database).await?;
         let snapshot = staged.snapshot;
-        self.put_snapshot(database, staged).await?;
+        log_snapshot(database, &self.put_snapshot(database, staged).await?);
         Ok(snapshot)
     }
 
@@ -337,9 +343,12 @@ impl Target {
         let (txids, modes) = (staged.snapshot.txids, Some(staged.modes));
         let info = self.replica().put_local(Level::SNAPSHOT, txids, &database.world, &staged.path, modes).await?;
         self.manifest.written(info);
-        info!(system = "store", db = %database.name(), txid = %txids.max(), size = info.size, "snapshot complete");
         Ok(info)
     }
+}
+
+fn log_snapshot(database: &Database, info: &FileInfo) {
+    info!(system = "store", db = %database.name(), txid = %info.txids.max(), size = info.size, "snapshot complete");
 }
 
 /// A snapshot in a local file, so that a slow store holds up nothing but itself. The file goes with

@@ -39,6 +39,7 @@ impl Commands {
         let code = match result {
             Ok(code) => code,
             Err(Failure::Quiet) => 1,
+            Err(Failure::Partly { message, code }) => return failed(format!("{said}Error: {message}"), code),
             Err(Failure::Said { message, advice }) => {
                 let advice = advice.map_or_else(String::new, |advice| format!("\n{advice}"));
                 return failed(format!("{said}Error: {message}{advice}"), 1);

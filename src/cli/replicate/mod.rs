@@ -65,6 +65,8 @@ struct Request {
     expand: ExpandEnv,
     /// `-restore-if-db-not-exists`
     restore_missing: bool,
+    /// Command line of the application to run beside.
+    exec: Option<String>,
     /// `None`: until a signal.
     once: Option<Once>,
 }
@@ -96,7 +98,7 @@ impl Request {
                 config
             }
         };
-        let exec = matches.text_opt("exec").filter(|c| !c.is_empty()).or(config.exec.as_deref());
+        let exec = matches.text_opt("exec").filter(|c| !c.is_empty()).map(str::to_owned).or(config.exec.take());
         let (once, force_snapshot) = (matches.on("once"), matches.on("force-snapshot"));
         let enforce_retention = matches.on("enforce-retention");
         if once && exec.is_some() {
@@ -108,9 +110,6 @@ impl Request {
         if enforce_retention && !once {
             return Err(Failure::new("cannot specify -enforce-retention flag without -once"));
         }
-        if exec.is_some() {
-            return Err(Failure::new("-exec is not available in this build yet"));
-        }
         if matches.on("restore-if-db-not-exists") {
             for db in &mut config.dbs {
                 db.restore_if_missing();
@@ -118,11 +117,11 @@ impl Request {
         }
         Ok(Self {
             config,
+            exec,
             config_path: matches.text("config").to_owned(),
             restore_missing: matches.on("restore-if-db-not-exists"),
             from_file: matches.positionals.is_empty(),
             expand: if matches.on("no-expand-env") { ExpandEnv::No } else { ExpandEnv::Yes },
-
             once: once.then_some(Once { force_snapshot, enforce_retention }),
         })
     }
