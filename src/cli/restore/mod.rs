@@ -377,7 +377,7 @@ async fn follow(
             ended = &mut work => return Ok(ended?),
             name = signals.next() => {
                 if !begun.get() {
-                    return Err(Stopped::Failed(Failure::new(format!("restore was stopped: {name}"))));
+                    return Err(Stopped::Failed(Failure::new(format!("restore was stopped: {}", name.name()))));
                 }
                 stop.cancel();
             }
