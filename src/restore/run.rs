@@ -12,12 +12,22 @@ use super::follow::{self, StateFiles};
 use super::output::{Destination, Overwrite, remove_sidecars};
 use super::plan::{Target, check_sizes};
 use super::progress::Progress;
-use super::survey::{Plan, survey};
+use super::survey::{Plan, Survey, survey};
 use crate::error::Result;
 use crate::replica::{ByteStream, FileInfo, Replica};
 use crate::sys::{File, World, blocking};
-use crate::types::{IntegrityCheck, PageSize, Timestamp, Txid};
+use crate::types::{IntegrityCheck, Level, PageSize, Timestamp, Txid};
 use crate::v3;
+
+/// A level-0 file that is so much younger than the state restored belongs to another history.
+const HIDDEN_AHEAD_MILLIS: i64 = 60_000;
+
+/// How many files to fetch at once: of small ones many, because it is the requests that take the time.
+fn suggested(files: usize, bytes: u64) -> usize {
+    const SMALL: u64 = 128 * 1024;
+    let average = bytes / u64::try_from(files.max(1)).unwrap_or(1);
+    if average < SMALL { 32 } else { 8 }
+}
 
 /// Runs SQLite's own check on a database file; an error says what is wrong with it
 /// (`integrity check failed: …`). Blocks. Not called for [`IntegrityCheck::None`].
@@ -36,8 +46,8 @@ pub struct Request {
     pub overwrite: Overwrite,
     /// How thoroughly to check the result.
     pub integrity: IntegrityCheck,
-    /// Files fetched at once, 1…64.
-    pub parallelism: usize,
+    /// Files fetched at once, 1…64; by default as many as their size suggests.
+    pub parallelism: Option<usize>,
     /// Moved as the restore goes on.
     pub progress: Arc<Progress>,
 }
@@ -52,7 +62,7 @@ impl Request {
             output: output.into(),
             overwrite: Overwrite::Refuse,
             integrity: IntegrityCheck::None,
-            parallelism: 8,
+            parallelism: None,
             progress: Arc::default(),
         }
     }
@@ -86,7 +96,28 @@ pub async fn plan_for(replica: &Replica, target: Target, require_known_time: boo
     {
         survey.check_time(time)?;
     }
-    survey.plan(target)
+    let plan = survey.plan(target)?;
+    warn_of_hidden(&survey, &plan);
+    Ok(plan)
+}
+
+/// A level 0 that was emptied and begun anew counts from 1 again: its files are younger, but what they
+/// hold is thought to be known already (X6).
+fn warn_of_hidden(survey: &Survey, plan: &Plan) {
+    let Some(last) = plan.files().last() else { return };
+    let hidden = survey.files.iter().rfind(|file| {
+        let ahead = file.created.millis().saturating_sub(last.created.millis());
+        file.level == Level::L0 && file.txids.max() < last.txids.max() && ahead > HIDDEN_AHEAD_MILLIS
+    });
+    if let Some(hidden) = hidden {
+        tracing::warn!(
+            file = %hidden,
+            created = %hidden.created,
+            restored_txid = %last.txids.max(),
+            restored_from = %last.created,
+            "the replica holds younger files with lower TXIDs: its level 0 was begun anew, and they are not restored"
+        );
+    }
 }
 
 /// Restores. See the module head for what holds when this returns.
@@ -182,7 +213,8 @@ impl Work<'_> {
         B: FnOnce(Waiting<T>, &dyn File) -> Result<Built, Broken> + Send + 'static,
     {
         let Request { output, overwrite, integrity, parallelism, progress, .. } = self.request;
-        let (feeding, waiting) = fetch(objects, *parallelism, progress.clone(), open);
+        let parallelism = parallelism.unwrap_or_else(|| suggested(objects.len(), progress.total()));
+        let (feeding, waiting) = fetch(objects, parallelism, progress.clone(), open);
         let job = Job {
             world: self.world.clone(),
             destination: Destination::new(output.clone(), *overwrite),
