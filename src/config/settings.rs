@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::discover::DirSettings;
+use super::finding::Finding;
 use super::raw::{RawDb, RawReplica};
 use super::replica::{self, ReplicaSettings};
 use super::{Surroundings, defaults};
@@ -45,6 +46,8 @@ pub struct Config {
     pub shutdown: ShutdownSettings,
     /// Databases and directories of databases, in file order.
     pub dbs: Vec<DbEntry>,
+    /// What is ignored in the file, or may not mean what was meant.
+    pub warnings: Vec<Finding>,
 }
 
 impl Config {

@@ -5,18 +5,20 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::super::process::Signals;
+use super::super::process::{Child, Reaper, Signals};
 use super::super::restore::sqlite_check;
+use super::super::service::Service;
 use super::super::version::VERSION;
-use super::super::{App, Failure};
+use super::super::{App, Failure, shellwords};
 use super::Request;
-use super::supervise::supervise;
-use crate::config::{self, Config, DbEntry, DbSettings, ReplicaKind, Surroundings};
-use crate::error::{ErrorKind, Result};
+use super::supervise::{Until, supervise};
+use crate::config::{self, Config, DbEntry, DbSettings, Finding, ReplicaKind, Surroundings};
+use crate::error::{Error, ErrorKind, Result};
 use crate::replica;
 use crate::restore::{self, Target};
 use crate::sqlite::SystemSqlite;
 use crate::store::{DatabaseConfig, ShutdownPolicy, Store, StoreConfig, UpkeepConfig};
+use crate::sys::TaskGroup;
 use crate::telemetry::duration;
 
 pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(), Failure> {
@@ -24,6 +26,7 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
     let mut signals = Signals::catch()?;
     let config = &request.config;
     info!(version = VERSION, level = %config.logging.level, "litestream");
+    warn_of_settings(config);
     warn_of_missing_parts(config);
     if config.dbs.is_empty() {
         error!("no databases specified in configuration");
@@ -43,8 +46,33 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
         );
     }
     log_databases(&databases);
-    supervise(store, request.once, &mut signals).await?;
-    Ok(())
+
+    let service = Service::new(&app.env);
+    let (mut tasks, mut reaper) = (TaskGroup::default(), Reaper::new());
+    let (until, failed) = match start_child(app, request, &mut reaper) {
+        Ok(Some(child)) => (Until::Ended(child), None),
+        Ok(None) => (request.once.map_or(Until::Signal, Until::Once), None),
+        Err(err) => (Until::Nothing, Some(err)),
+    };
+    reaper.run()?;
+    if failed.is_none() {
+        service.ready(databases.len());
+    }
+    service.keep_alive(&mut tasks);
+    let outcome = supervise(store, until, &mut signals, || service.stopping()).await;
+    tasks.stop().await;
+    reaper.stop().await;
+    match failed {
+        Some(err) => Err(err.into()),
+        None => Ok(outcome?),
+    }
+}
+
+/// Step 12: the application, if one is asked for.
+fn start_child(app: &App, request: &Request, reaper: &mut Reaper) -> Result<Option<Child>> {
+    let Some(line) = &request.exec else { return Ok(None) };
+    let words = shellwords::split(line).map_err(|err| Error::invalid("cannot parse exec command").caused_by(err))?;
+    Child::start(&words, &app.env, reaper).map(Some)
 }
 
 /// Step 5: the databases, those found in directories included.
@@ -70,6 +98,14 @@ async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Res
         upkeep: UpkeepConfig::from_settings(config)?,
     };
     Store::open(app.world.clone(), Arc::new(SystemSqlite), store).await
+}
+
+/// What the file says in vain.
+fn warn_of_settings(config: &Config) {
+    for Finding { line, setting, message, hint, .. } in &config.warnings {
+        let setting = Some(setting.as_str()).filter(|s| !s.is_empty());
+        warn!(line, setting, problem = %message, hint = hint.as_deref(), "configuration warning");
+    }
 }
 
 /// A setting that would do nothing must not look as if it did.
