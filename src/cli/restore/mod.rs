@@ -54,7 +54,12 @@ pub(super) static SPEC: CommandSpec = CommandSpec {
         Flag::switch("json", &["Prints a summary, or the plan, as JSON."]),
         Flag::switch("f", &["Keeps following the replica after the restore."]),
         Flag::value("follow-interval", Kind::Duration, "DURATION", &["How often -f looks for news.", "Defaults to 1s"]),
-        Flag::value("parallelism", Kind::Int, "NUM", &["How many files are fetched at once.", "Defaults to 8, or 32 for small files."]),
+        Flag::value(
+            "parallelism",
+            Kind::Int,
+            "NUM",
+            &["How many files are fetched at once.", "Defaults to 8, or 32 for small files."],
+        ),
         Flag::value(
             "integrity-check",
             Kind::Text,
@@ -375,9 +380,9 @@ async fn follow(
         tokio::select! {
             biased;
             ended = &mut work => return Ok(ended?),
-            name = signals.next() => {
+            caught = signals.next() => {
                 if !begun.get() {
-                    return Err(Stopped::Failed(Failure::new(format!("restore was stopped: {name}"))));
+                    return Err(Stopped::Failed(Failure::new(format!("restore was stopped: {}", caught.name()))));
                 }
                 stop.cancel();
             }
