@@ -91,8 +91,11 @@ impl Live {
                     }
                     world.clock.pause(LOCK_PAUSE);
                 }
-                other => break other?,
-            };
+                other => {
+                    other?;
+                    break;
+                }
+            }
         }
         read_full_at(file.as_ref(), &mut head, 0).map_err(|e| e.context("read database header"))?;
         let page_size = page_size(&head)?;
