@@ -13,7 +13,7 @@ use super::output::{Destination, Overwrite, remove_sidecars};
 use super::plan::{Target, check_sizes};
 use super::progress::Progress;
 use super::survey::{Plan, Survey, survey};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::replica::{ByteStream, FileInfo, Replica};
 use crate::sys::{File, World, blocking};
 use crate::types::{IntegrityCheck, Level, PageSize, Timestamp, Txid};
@@ -28,6 +28,9 @@ fn suggested(files: usize, bytes: u64) -> usize {
     let average = bytes / u64::try_from(files.max(1)).unwrap_or(1);
     if average < SMALL { 32 } else { 8 }
 }
+
+/// How often a plan is made anew because a file of it is gone.
+const REPLANS: u32 = 3;
 
 /// Runs SQLite's own check on a database file; an error says what is wrong with it
 /// (`integrity check failed: …`). Blocks. Not called for [`IntegrityCheck::None`].
@@ -126,9 +129,33 @@ fn warn_of_hidden(survey: &Survey, plan: &Plan) {
 /// `Exists` for a destination that must not be replaced, `NotFound` when nothing leads to the
 /// target, `Corrupt` for damaged or missing files; those of store and file system.
 pub async fn run(world: &World, replica: &Replica, request: &Request, check: Check) -> Result<Report> {
+    run_whole(world, replica, request, check).await.map_err(|broken| broken.error)
+}
+
+/// [`run`], with the file at fault.
+pub(super) async fn run_whole(
+    world: &World,
+    replica: &Replica,
+    request: &Request,
+    check: Check,
+) -> Result<Report, Broken> {
     check_destination(world, request).await?;
-    let plan = plan_for(replica, request.target, request.require_known_time).await?;
-    run_plan(world, replica, request, check, plan, None).await.map_err(|broken| broken.error)
+    let look = || plan_for(replica, request.target, request.require_known_time);
+    let mut plan = look().await?;
+    for _ in 0..REPLANS {
+        match run_plan(world, replica, request, Arc::clone(&check), plan.clone(), None).await {
+            // Retention took a file of the plan meanwhile; what it left leads there too, or says why not.
+            Err(broken) if broken.error.kind() == ErrorKind::NotFound => {
+                let now = look().await?;
+                if now == plan {
+                    return Err(broken);
+                }
+                plan = now;
+            }
+            done => return done,
+        }
+    }
+    run_plan(world, replica, request, check, plan, None).await
 }
 
 /// Refuses a destination that must not be replaced.
