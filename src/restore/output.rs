@@ -98,7 +98,11 @@ impl Destination {
             fs.create_dir_all(dir, OwnerMode::PRIVATE_DIR)?;
         }
         self.sweep(world);
-        let mode = existing.map_or(OwnerMode::DEFAULT_FILE, |stat| stat.owner_mode);
+        // Set-user-ID bits have no meaning on a database, and must not reach a new file's content.
+        let mode = existing.map_or(OwnerMode::DEFAULT_FILE, |stat| OwnerMode {
+            mode: stat.owner_mode.mode & 0o777,
+            ..stat.owner_mode
+        });
         let temp = unique_temp_path(world.random.as_ref(), &self.path);
         Publisher::create_as(fs, temp, &self.path, mode)
     }

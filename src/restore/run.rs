@@ -12,12 +12,22 @@ use super::follow::{self, StateFiles};
 use super::output::{Destination, Overwrite, remove_sidecars};
 use super::plan::{Target, check_sizes};
 use super::progress::Progress;
-use super::survey::{Plan, survey};
+use super::survey::{Plan, Survey, survey};
 use crate::error::{ErrorKind, Result};
 use crate::replica::{ByteStream, FileInfo, Replica};
 use crate::sys::{File, World, blocking};
-use crate::types::{IntegrityCheck, PageSize, Timestamp, Txid};
+use crate::types::{IntegrityCheck, Level, PageSize, Timestamp, Txid};
 use crate::v3;
+
+/// A level-0 file that is so much younger than the state restored belongs to another history.
+const HIDDEN_AHEAD_MILLIS: i64 = 60_000;
+
+/// How many files to fetch at once: of small ones many, because it is the requests that take the time.
+fn suggested(files: usize, bytes: u64) -> usize {
+    const SMALL: u64 = 128 * 1024;
+    let average = bytes / u64::try_from(files.max(1)).unwrap_or(1);
+    if average < SMALL { 32 } else { 8 }
+}
 
 /// How often a plan is made anew because a file of it is gone.
 const REPLANS: u32 = 3;
@@ -39,8 +49,8 @@ pub struct Request {
     pub overwrite: Overwrite,
     /// How thoroughly to check the result.
     pub integrity: IntegrityCheck,
-    /// Files fetched at once, 1…64.
-    pub parallelism: usize,
+    /// Files fetched at once, 1…64; by default as many as their size suggests.
+    pub parallelism: Option<usize>,
     /// Moved as the restore goes on.
     pub progress: Arc<Progress>,
 }
@@ -55,7 +65,7 @@ impl Request {
             output: output.into(),
             overwrite: Overwrite::Refuse,
             integrity: IntegrityCheck::None,
-            parallelism: 8,
+            parallelism: None,
             progress: Arc::default(),
         }
     }
@@ -89,7 +99,28 @@ pub async fn plan_for(replica: &Replica, target: Target, require_known_time: boo
     {
         survey.check_time(time)?;
     }
-    survey.plan(target)
+    let plan = survey.plan(target)?;
+    warn_of_hidden(&survey, &plan);
+    Ok(plan)
+}
+
+/// A level 0 that was emptied and begun anew counts from 1 again: its files are younger, but what they
+/// hold is thought to be known already (X6).
+fn warn_of_hidden(survey: &Survey, plan: &Plan) {
+    let Some(last) = plan.files().last() else { return };
+    let hidden = survey.files.iter().rfind(|file| {
+        let ahead = file.created.millis().saturating_sub(last.created.millis());
+        file.level == Level::L0 && file.txids.max() < last.txids.max() && ahead > HIDDEN_AHEAD_MILLIS
+    });
+    if let Some(hidden) = hidden {
+        tracing::warn!(
+            file = %hidden,
+            created = %hidden.created,
+            restored_txid = %last.txids.max(),
+            restored_from = %last.created,
+            "the replica holds younger files with lower TXIDs: its level 0 was begun anew, and they are not restored"
+        );
+    }
 }
 
 /// Restores. See the module head for what holds when this returns.
@@ -98,6 +129,16 @@ pub async fn plan_for(replica: &Replica, target: Target, require_known_time: boo
 /// `Exists` for a destination that must not be replaced, `NotFound` when nothing leads to the
 /// target, `Corrupt` for damaged or missing files; those of store and file system.
 pub async fn run(world: &World, replica: &Replica, request: &Request, check: Check) -> Result<Report> {
+    run_whole(world, replica, request, check).await.map_err(|broken| broken.error)
+}
+
+/// [`run`], with the file at fault.
+pub(super) async fn run_whole(
+    world: &World,
+    replica: &Replica,
+    request: &Request,
+    check: Check,
+) -> Result<Report, Broken> {
     check_destination(world, request).await?;
     let look = || plan_for(replica, request.target, request.require_known_time);
     let mut plan = look().await?;
@@ -107,14 +148,14 @@ pub async fn run(world: &World, replica: &Replica, request: &Request, check: Che
             Err(broken) if broken.error.kind() == ErrorKind::NotFound => {
                 let now = look().await?;
                 if now == plan {
-                    return Err(broken.error);
+                    return Err(broken);
                 }
                 plan = now;
             }
-            done => return done.map_err(|broken| broken.error),
+            done => return done,
         }
     }
-    run_plan(world, replica, request, check, plan, None).await.map_err(|broken| broken.error)
+    run_plan(world, replica, request, check, plan, None).await
 }
 
 /// Refuses a destination that must not be replaced.
@@ -199,7 +240,8 @@ impl Work<'_> {
         B: FnOnce(Waiting<T>, &dyn File) -> Result<Built, Broken> + Send + 'static,
     {
         let Request { output, overwrite, integrity, parallelism, progress, .. } = self.request;
-        let (feeding, waiting) = fetch(objects, *parallelism, progress.clone(), open);
+        let parallelism = parallelism.unwrap_or_else(|| suggested(objects.len(), progress.total()));
+        let (feeding, waiting) = fetch(objects, parallelism, progress.clone(), open);
         let job = Job {
             world: self.world.clone(),
             destination: Destination::new(output.clone(), *overwrite),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::apply::Broken;
 use super::plan::{Target, furthest};
-use super::run::{Check, Report, Request, check_destination, plan_for, run_plan};
+use super::run::{Check, Report, Request, check_destination, run_plan, run_whole};
 use super::survey::Plan;
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::{FileInfo, Replica, Stamps};
@@ -56,18 +56,12 @@ pub async fn run_or_explain(
     request: &Request,
     check: Check,
 ) -> Result<Report, Failed> {
-    let plain = |error| Failed { error, restorable: None };
-    check_destination(world, request).await.map_err(plain)?;
-    let broken = match plan_for(replica, request.target, request.require_known_time).await {
-        Ok(plan) => match run_plan(world, replica, request, check, plan, None).await {
-            Ok(report) => return Ok(report),
-            Err(broken) => broken,
-        },
-        Err(error) => Broken { file: None, error },
+    let Broken { file, error } = match run_whole(world, replica, request, check).await {
+        Ok(report) => return Ok(report),
+        Err(broken) => broken,
     };
-    let Broken { file, error } = broken;
     if error.kind() != ErrorKind::Corrupt {
-        return Err(plain(error));
+        return Err(Failed { error, restorable: None });
     }
     // Best effort: the failure itself is what counts.
     let files = replica.list_all(Stamps::Cheap).await.unwrap_or_default();

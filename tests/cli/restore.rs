@@ -144,3 +144,80 @@ fn arguments_are_checked_first() {
         "Error: -o is required when restoring from a replica URL\nTry: litestream restore -o /path/to/db file:///rep\n",
     );
 }
+
+/// The last byte of the newest file of the replica changes.
+fn spoil(scratch: &Scratch, file: &str) {
+    let path = scratch.path(file);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_replica_is_explained_and_can_be_salvaged() {
+    let scratch = Scratch::new();
+    let url = scratch.replica("rep");
+    restore(&scratch, &url, &["-salvage"]).printed("");
+    assert!(!scratch.path("out.db.loss.json").exists(), "nothing was lost");
+    spoil(&scratch, "rep/ltx/0/0000000000000003-0000000000000003.ltx");
+    let failed = restore(&scratch, &url, &["-force"]);
+    assert_eq!(failed.code, Some(1));
+    assert!(
+        failed.stderr.starts_with("Error: decode database: 0/0000000000000003-0000000000000003.ltx: "),
+        "{}",
+        failed.stderr
+    );
+    assert!(failed.stderr.contains("file checksum mismatch at offset "), "{}", failed.stderr);
+    assert!(failed.stderr.contains("Hint: TXID 0000000000000002 ("), "{}", failed.stderr);
+    assert_eq!(rows(&scratch, "out.db"), 3);
+
+    let salvaged = restore(&scratch, &url, &["-force", "-salvage"]);
+    assert_eq!(salvaged.code, Some(3));
+    assert!(
+        salvaged.stderr.contains("Error: restored TXID 0000000000000002 only: transactions up to 0000000000000003 ("),
+        "{}",
+        salvaged.stderr
+    );
+    assert_eq!(rows(&scratch, "out.db"), 2);
+    let report = std::fs::read_to_string(scratch.path("out.db.loss.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["restored_txid"], "0000000000000002");
+    assert_eq!(report["lost_first_txid"], "0000000000000003");
+    assert_eq!(report["lost_last_txid"], "0000000000000003");
+    assert_eq!(report["damaged"][0]["name"], "0000000000000003-0000000000000003.ltx");
+}
+
+#[test]
+fn all_databases_of_a_configuration_are_restored_below_one_directory() {
+    let scratch = Scratch::new();
+    let (good, bad) = (scratch.replica("rep"), scratch.replica("bad"));
+    spoil(&scratch, "bad/ltx/0/0000000000000003-0000000000000003.ltx");
+    let dir = scratch.path("").display().to_string();
+    let dir = dir.trim_end_matches('/');
+    let entry = |db: &str, url: &str| format!("  - path: {dir}/live/{db}\n    replica:\n      url: {url}\n");
+    let none = format!("file://{dir}/none");
+    scratch.write("c.yml", &format!("dbs:\n{}{}", entry("a.db", &good), entry("b.db", &none)));
+    let all = ["restore", "-all", "-config", "c.yml", "-output-dir", "out"];
+    let ran = scratch.run(&[&all[..], &["-if-replica-exists"]].concat());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stdout.contains("a.db  restored   0000000000000003"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("b.db  no backup"), "{}", ran.stdout);
+    assert_eq!(rows(&scratch, &format!("out{dir}/live/a.db")), 3);
+
+    // What fails is told, and holds up nothing else.
+    scratch.write("c.yml", &format!("dbs:\n{}{}", entry("bad.db", &bad), entry("a.db", &good)));
+    let ran = scratch.run(&[&all[..], &["-force", "-json"]].concat());
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.starts_with("Error: 1 of 2 databases were not restored:\n"), "{}", ran.stderr);
+    let lines: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(lines[0]["result"], "failed");
+    assert_eq!(lines[1]["txid"], "0000000000000003");
+    assert!(!scratch.path(&format!("out{dir}/live/bad.db")).exists());
+
+    scratch.run(&["restore", "-all"]).refused(
+        "Error: -output-dir is required with -all\n\
+         Try: litestream restore -all -config litestream.yml -output-dir /path/to/dir\n",
+    );
+    scratch.run(&[&all[..], &["-f"]].concat()).refused("Error: cannot use -all with -f\n");
+}

@@ -98,12 +98,12 @@ async fn an_empty_file_is_replaced_and_missing_directories_are_made() {
 async fn force_replaces_the_database_and_its_sidecars() {
     let want = restored_sha256().await;
     let scene = scene_with(&[("db", "old"), ("db-wal", "w"), ("db-shm", "s"), ("db-journal", "j"), ("db-other", "o")]);
-    fs::set_permissions(scene.output(), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(scene.output(), fs::Permissions::from_mode(0o4600)).unwrap();
     scene.restore(&with_force(&scene)).await.unwrap();
     let names: Vec<String> = scene.outputs().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["db", "db-other"]);
     assert_eq!(sha256(&scene.output()), want);
-    assert_eq!(fs::metadata(scene.output()).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(scene.output()).unwrap().permissions().mode() & 0o7777, 0o600);
 }
 
 #[tokio::test]

@@ -110,7 +110,7 @@ async fn dropped_connections_do_not_matter() {
 async fn a_store_that_fails_for_good_leaves_nothing() {
     let scene = Scene::of("levels-4096");
     let (client, replica) = in_memory(&scene).await;
-    let request = Request { parallelism: 1, ..Request::new(scene.output()) };
+    let request = Request { parallelism: Some(1), ..Request::new(scene.output()) };
 
     for _ in 0..4 {
         client.push(Op::Get, Fault::BreakBody { after: 10, kind: ErrorKind::Unavailable });
@@ -206,4 +206,26 @@ async fn a_target_time_takes_exact_times_from_the_store() {
     assert_eq!(scene.restore(&request).await.unwrap_err().kind(), ErrorKind::NotFound);
     stamp(&first);
     scene.restore(&request).await.unwrap();
+}
+
+/// Requests that take their time are made side by side.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_to_a_far_store_are_made_side_by_side() {
+    let scene = Scene::of("moved-host");
+    let (client, replica) = in_memory(&scene).await;
+    let files = replica.list_all(Stamps::Cheap).await.unwrap();
+    client.set_latency(Duration::from_millis(30));
+    let request = Request { parallelism: Some(1), ..Request::new(scene.output()) };
+    let began = tokio::time::Instant::now();
+    let report = run(&scene.world, &replica, &request, no_check()).await.unwrap();
+    let one_by_one = began.elapsed();
+    fs::remove_file(scene.output()).unwrap();
+    let began = tokio::time::Instant::now();
+    run(&scene.world, &replica, &Request::new(scene.output()), no_check()).await.unwrap();
+    let side_by_side = began.elapsed();
+    let used = u32::try_from(report.plan.files().len()).unwrap();
+    assert!(used > 3 && files.len() > 3, "{used}");
+    // One round for the listing of all levels, then one request after another, or all at once.
+    assert!(one_by_one >= Duration::from_millis(30) * (used + 1), "{one_by_one:?}");
+    assert!(side_by_side < one_by_one, "{side_by_side:?} {one_by_one:?}");
 }

@@ -54,7 +54,12 @@ pub(super) static SPEC: CommandSpec = CommandSpec {
         Flag::switch("json", &["Prints a summary, or the plan, as JSON."]),
         Flag::switch("f", &["Keeps following the replica after the restore."]),
         Flag::value("follow-interval", Kind::Duration, "DURATION", &["How often -f looks for news.", "Defaults to 1s"]),
-        Flag::value("parallelism", Kind::Int, "NUM", &["How many files are fetched at once.", "Defaults to 8"]),
+        Flag::value(
+            "parallelism",
+            Kind::Int,
+            "NUM",
+            &["How many files are fetched at once.", "Defaults to 8, or 32 for small files."],
+        ),
         Flag::value(
             "integrity-check",
             Kind::Text,
@@ -402,8 +407,8 @@ fn integrity(matches: &Matches) -> Result<(IntegrityCheck, &str), Failure> {
 }
 
 /// Any number is accepted, as in the reference; the restore keeps to its own bounds.
-fn parallelism(matches: &Matches) -> usize {
-    matches.int("parallelism").map_or(8, |n| usize::try_from(n).unwrap_or(1))
+fn parallelism(matches: &Matches) -> Option<usize> {
+    matches.int("parallelism").map(|n| usize::try_from(n).unwrap_or(1))
 }
 
 fn timestamp(matches: &Matches) -> Result<Option<Timestamp>, Failure> {

@@ -81,8 +81,22 @@ impl Live {
         }
         let file = fs.open(path, OpenMode::ReadWrite)?;
         let mut conn = sqlite.open(path, LOCK_ATTEMPT)?;
-        // Reading is what makes SQLite look for a journal.
-        conn.query("PRAGMA schema_version")?;
+        // Reading is what makes SQLite look for a journal. Readers may be rolling it back just now.
+        let began = world.clock.elapsed();
+        loop {
+            match conn.query("PRAGMA schema_version") {
+                Err(err) if err.kind() == ErrorKind::Busy => {
+                    if world.clock.elapsed().saturating_sub(began) > LOCK_PATIENCE {
+                        return Err(err.context("readers hold the database without a pause"));
+                    }
+                    world.clock.pause(LOCK_PAUSE);
+                }
+                other => {
+                    other?;
+                    break;
+                }
+            }
+        }
         read_full_at(file.as_ref(), &mut head, 0).map_err(|e| e.context("read database header"))?;
         let page_size = page_size(&head)?;
         let id = file.stat()?.id;

@@ -322,9 +322,10 @@ impl Follower<'_> {
         let listed = chain.iter().map(|file| file.size).fold(0, u64::saturating_add);
         let newest_first: Vec<FileInfo> = chain.into_iter().rev().collect();
         let replica = self.replica;
-        let (feeding, waiting) = fetch(newest_first, self.request.parallelism, Arc::<Progress>::default(), |file| {
-            replica.get_resumable(file)
-        });
+        let (feeding, waiting) =
+            fetch(newest_first, self.request.parallelism.unwrap_or(8), Arc::<Progress>::default(), |file| {
+                replica.get_resumable(file)
+            });
         let (world, output) = (self.world.clone(), self.request.output.clone());
         let job = blocking(move || Ok(spool(&world, &output, waiting, listed, base)));
         let done = match select(pin!(job), pin!(feeding)).await {
