@@ -68,15 +68,12 @@ fn needs_a_backend(name: &str) -> bool {
     backends.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Refused by a part that is not here yet.
-const NOT_YET: [&str; 1] = ["run-addr-no-port"];
-
 #[test]
 fn files_that_only_replicate_refuses_are_refused_in_the_same_words() {
     let mut seen = 0;
     for case in cases("invalid") {
         let want = &case.expect["replicate"];
-        if want.is_null() || needs_a_backend(&case.name) || NOT_YET.contains(&case.name.as_str()) {
+        if want.is_null() || needs_a_backend(&case.name) {
             continue;
         }
         seen += 1;
@@ -90,5 +87,5 @@ fn files_that_only_replicate_refuses_are_refused_in_the_same_words() {
         let line = stderr.lines().next().unwrap_or_default();
         assert_eq!(line, case.filled(want["stderr"].as_str().unwrap()).trim_end(), "{}", case.name);
     }
-    assert!(seen >= 8, "only {seen} cases");
+    assert!(seen >= 9, "only {seen} cases");
 }
