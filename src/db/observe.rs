@@ -10,7 +10,7 @@ use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, LocalDir, PageIndex};
 use crate::sqlite::WalIndex;
-use crate::sys::{File, FileId, OpenMode, World};
+use crate::sys::{BootId, File, FileId, OpenMode, World};
 use crate::types::{Level, PageSize, TxidRange};
 use crate::wal::{FrameHeader, FrameReader, PageMap, Stop, WalChecksum, WalHeader, read_slot};
 
@@ -121,6 +121,7 @@ pub(super) fn continuity(
     record: Option<&Record>,
     local: &LocalDir,
     session: &Session,
+    boot: Option<BootId>,
 ) -> Result<Continuity> {
     let mut found = Continuity {
         tail: Tail::Gone,
@@ -136,8 +137,13 @@ pub(super) fn continuity(
     let Some(checksum) = tail_checksum(log, last, record, local)? else { return Ok(found) };
     found.tail = Tail::Intact;
     found.checksum = checksum;
+    // A power cut may have taken the log back before E, and what was committed in its stead may be
+    // overwritten by now, although the slot before E still holds the frame we know. Only the record
+    // can say that there was none.
     let restarted_once = view.index.salts.follows(last.salts)
-        && record.is_none_or(|r| log.header.checkpoint_seq == r.seq().wrapping_add(1) && log.len >= r.wal_len());
+        && record.is_some_and(|r| {
+            r.is_of_boot(boot) && log.header.checkpoint_seq == r.seq().wrapping_add(1) && log.len >= r.wal_len()
+        });
     if restarted_once {
         (found.beyond, found.stale) = beyond(log, last, checksum, view)?;
     }

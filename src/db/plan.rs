@@ -12,7 +12,7 @@
 //! | 5 | yes | W ≠ S | incremental from the head |
 //! | 6 | yes | W = S, log ends before E | full image: committed frames were taken back |
 //! | 7 | no | W = S, frame before E intact, log ends at or behind E | nothing or incremental from E |
-//! | 8 | no | exactly one restart, frame before E intact, nothing unseen behind E | incremental from the head |
+//! | 8 | no | exactly one restart and no reboot, frame before E intact, nothing unseen behind E | incremental from the head |
 //! | 9 | no | as 8, but commits behind E that can be proved complete | recover them, then the head |
 //! | 10 | no | anything else | full image |
 //!

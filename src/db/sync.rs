@@ -134,7 +134,7 @@ impl Db {
         if let (false, Some(last)) = (session.protected, last) {
             let record = Record::load(&self.world, &self.config.meta_path)
                 .filter(|r| r.is_about(last.txid, last.salts, last.end));
-            found = continuity(&view, last, record.as_ref(), &self.local, session)?;
+            found = continuity(&view, last, record.as_ref(), &self.local, session, self.world.clock.boot())?;
         }
         let facts = Facts {
             last: last.map(|l| LastFacts { page_size: l.page_size, salts: l.salts, end: l.end }),
@@ -342,7 +342,12 @@ impl Db {
     /// Leaves the continuity record. Nothing depends on it, so failing to is only worth a word.
     fn remember(&self, last: &Last, view: &LogView) {
         let (Some(session), Some(log), Some(checksum)) = (&self.session, &view.file, last.checksum) else { return };
-        let at = Surroundings { seq: log.header.checkpoint_seq, wal_len: log.len, inode: session.file_id.ino };
+        let at = Surroundings {
+            seq: log.header.checkpoint_seq,
+            wal_len: log.len,
+            inode: session.file_id.ino,
+            boot: self.world.clock.boot(),
+        };
         let record = Record::new(last.txid, last.salts, last.end, checksum, at);
         let owner_mode = self.modes().map_or(OwnerMode::PRIVATE_FILE, |m| m.file);
         if let Err(err) = record.store(&self.world, &self.config.meta_path, owner_mode) {

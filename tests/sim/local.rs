@@ -441,7 +441,9 @@ impl Sim {
         }
         let content = match replay::decode(&bytes) {
             Ok(content) => content,
-            Err(err) => return self.violate("I5 loud", format!("a snapshot that reported success cannot be read: {err}")),
+            Err(err) => {
+                return self.violate("I5 loud", format!("a snapshot that reported success cannot be read: {err}"));
+            }
         };
         let mut layers = Layers::default();
         if let Err(err) = layers.add(&content) {
@@ -452,7 +454,10 @@ impl Sim {
         match found {
             None => self.violate("I1 prefix", format!("the snapshot of {} is a state that never was", info.txids)),
             Some(state) if state < before => {
-                self.violate("I2 ack", format!("the snapshot is state {state}, but {before} was committed before it began"));
+                self.violate(
+                    "I2 ack",
+                    format!("the snapshot is state {state}, but {before} was committed before it began"),
+                );
             }
             Some(_) => self.verify("after a snapshot"),
         }
@@ -625,7 +630,16 @@ fn skewed(rng: &mut Rng) -> u64 {
 }
 
 fn draw_fault(rng: &mut Rng) -> Fault {
-    let class = rng.pick(&[Class::Wal, Class::Wal, Class::Wal, Class::Db, Class::Temp, Class::Ltx, Class::Record, Class::Other]);
+    let class = rng.pick(&[
+        Class::Wal,
+        Class::Wal,
+        Class::Wal,
+        Class::Db,
+        Class::Temp,
+        Class::Ltx,
+        Class::Record,
+        Class::Other,
+    ]);
     let op = match class {
         Class::Temp => rng.pick(&[Op::Create, Op::Write, Op::Sync, Op::Sync, Op::Rename, Op::Remove]),
         Class::Other => rng.pick(&[Op::SyncDir, Op::Mkdir, Op::List]),

@@ -100,7 +100,12 @@ fn be_word(bytes: &[u8], at: usize) -> u32 {
 
 impl Oracle {
     pub(crate) fn new(path: &str) -> Self {
-        Self { path: PathBuf::from(path), wal_path: PathBuf::from(format!("{path}-wal")), stale: true, ..Self::default() }
+        Self {
+            path: PathBuf::from(path),
+            wal_path: PathBuf::from(format!("{path}-wal")),
+            stale: true,
+            ..Self::default()
+        }
     }
 
     /// Number of the newest state.
@@ -228,7 +233,8 @@ impl Oracle {
         match self.history.iter().rposition(|d| *d == digest) {
             Some(state) if state < self.durable => {
                 let durable = self.durable;
-                self.broken = Some(format!("a power cut took the database back to state {state}, but {durable} was durable"));
+                self.broken =
+                    Some(format!("a power cut took the database back to state {state}, but {durable} was durable"));
             }
             None if !finished => {
                 self.broken = Some("after a power cut the database is in a state it never had".to_owned());

@@ -60,12 +60,8 @@ pub(crate) enum Action {
 impl Swarm {
     pub(crate) fn draw(seed: u64) -> Self {
         let mut rng = Rng::new(mix(seed ^ 0x005a_a53e));
-        let modes: [&[&str]; 4] = [
-            &["PASSIVE"],
-            &["PASSIVE", "FULL", "RESTART", "TRUNCATE"],
-            &["RESTART", "TRUNCATE"],
-            &["TRUNCATE"],
-        ];
+        let modes: [&[&str]; 4] =
+            [&["PASSIVE"], &["PASSIVE", "FULL", "RESTART", "TRUNCATE"], &["RESTART", "TRUNCATE"], &["TRUNCATE"]];
         let page_size = rng.pick(&[512, 512, 1024, 1024, 1024, 2048, 4096]);
         Self {
             page_size: if rng.permille(5) { rng.pick(&[8192, 32768, 65536]) } else { page_size },

@@ -197,9 +197,8 @@ unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
 
 unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, out: *mut c_void, len: c_int, offset: i64) -> c_int {
     // SAFETY: SQLite passes an open file and a buffer of `len` bytes.
-    let (open, out) = unsafe {
-        (opened(file), std::slice::from_raw_parts_mut(out.cast::<u8>(), usize::try_from(len).unwrap_or(0)))
-    };
+    let (open, out) =
+        unsafe { (opened(file), std::slice::from_raw_parts_mut(out.cast::<u8>(), usize::try_from(len).unwrap_or(0))) };
     if open.enter(Op::Read).is_err() {
         return ffi::SQLITE_IOERR_READ;
     }
@@ -467,12 +466,7 @@ unsafe extern "C" fn delete(_vfs: *mut ffi::sqlite3_vfs, name: *const c_char, sy
     ffi::SQLITE_OK
 }
 
-unsafe extern "C" fn access(
-    _vfs: *mut ffi::sqlite3_vfs,
-    name: *const c_char,
-    _flags: c_int,
-    out: *mut c_int,
-) -> c_int {
+unsafe extern "C" fn access(_vfs: *mut ffi::sqlite3_vfs, name: *const c_char, _flags: c_int, out: *mut c_int) -> c_int {
     let Some(disk) = current() else { return ffi::SQLITE_IOERR_ACCESS };
     // SAFETY: SQLite passes a NUL-terminated name.
     let Some(path) = (unsafe { path_of(name) }) else { return ffi::SQLITE_IOERR_ACCESS };
