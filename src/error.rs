@@ -18,6 +18,8 @@ pub enum ErrorKind {
     Exists,
     /// Somebody else holds a lock we need; trying again can help.
     Busy,
+    /// Another replicator has this database or this replica. Trying again soon is for nothing.
+    InUse,
     /// No space or quota left; trying again helps once there is.
     DiskFull,
     /// The bytes break the rules of their format, or a checksum differs.

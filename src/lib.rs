@@ -16,4 +16,5 @@ pub mod store;
 pub mod sys;
 pub mod telemetry;
 pub mod types;
+pub mod v3;
 pub mod wal;

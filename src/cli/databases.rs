@@ -28,11 +28,19 @@ pub(super) fn run(app: &mut App, matches: &Matches) -> Result<(), Failure> {
         return Err(Failure::new("too many arguments"));
     }
     let config = app.load_config(matches)?;
-    let databases = config.build_all(app.surroundings())?;
-    let rows: Vec<Row> = databases
-        .iter()
-        .map(|db| Row { path: db.path.display().to_string(), replica: db.replica.kind.name() })
-        .collect();
+    let around = app.surroundings();
+    let mut rows = Vec::with_capacity(config.dbs.len());
+    for entry in &config.dbs {
+        // A directory is one row: nothing is looked at on disk.
+        let (path, replica) = match entry.directory(around)? {
+            Some(directory) => (directory.path.join(&directory.pattern), entry.replica(around)?),
+            None => {
+                let db = entry.build(around)?;
+                (db.path, db.replica)
+            }
+        };
+        rows.push(Row { path: path.display().to_string(), replica: replica.kind.name() });
+    }
     if matches.on("json") {
         return output::print(&output::json(&rows)?);
     }

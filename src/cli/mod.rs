@@ -3,13 +3,17 @@
 //! A command is a `CommandSpec` (what can be said to it) and a function (what
 //! it does); `COMMANDS` lists them in the order of the help text.
 
+mod check;
 mod databases;
 mod flags;
+mod generate;
 mod ltx;
 mod output;
 mod process;
 mod replicate;
 mod restore;
+mod service;
+mod shellwords;
 mod source;
 mod usage;
 mod version;
@@ -25,7 +29,8 @@ use flags::{CommandSpec, Matches, Parsed};
 type Run = fn(&mut App, &Matches) -> Result<(), Failure>;
 
 /// Every command, in the order of the help text.
-static COMMANDS: [(&CommandSpec, Run); 5] = [
+static COMMANDS: [(&CommandSpec, Run); 6] = [
+    (&check::SPEC, check::run),
     (&databases::SPEC, databases::run),
     (&ltx::SPEC, ltx::run),
     (&replicate::SPEC, replicate::run),
@@ -90,6 +95,8 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 enum Failure {
     /// `Error: …`, and a line of advice in full.
     Said { message: String, advice: Option<String> },
+    /// The same with an exit code of its own.
+    Partly { message: String, code: u8 },
     /// Nobody is left to read what we print.
     Quiet,
 }
@@ -124,6 +131,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     match outcome {
         Ok(code) => code,
         Err(Failure::Quiet) => 1,
+        Err(Failure::Partly { message, code }) => {
+            output::print_err(&format!("Error: {message}\n"));
+            code
+        }
         Err(Failure::Said { message, advice }) => {
             let advice = advice.map_or_else(String::new, |advice| format!("{advice}\n"));
             output::print_err(&format!("Error: {message}\n{advice}"));
@@ -155,7 +166,8 @@ fn dispatch(app: &mut App, args: &[String]) -> Result<u8, Failure> {
         }
         other => other,
     };
-    let Some((spec, run)) = COMMANDS.iter().find(|(spec, _)| spec.name == name) else {
+    let hidden: [(&CommandSpec, Run); 1] = [(&generate::SPEC, generate::run)];
+    let Some((spec, run)) = COMMANDS.iter().chain(&hidden).find(|(spec, _)| spec.name == name) else {
         return Err(Failure::new(format!("litestream {word}: unknown command")));
     };
     let usage = || usage::command(spec, app.surroundings().default_config_path());

@@ -23,10 +23,10 @@ use tokio::sync::mpsc;
 use super::manifest::SharedManifest;
 use super::plan::{Limits, Plan, SMALL, plan, same_page_size};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ltx::{Decoder, FileReader, LocalDir, merge};
+use crate::ltx::{Decoder, FileReader, LocalDir, merge, snapshot_of};
 use crate::replica::{ByteStream, FileInfo, Replica, bridge};
 use crate::sys::{Modes, blocking, read_full_at};
-use crate::types::{Level, Txid, TxidRange};
+use crate::types::{Level, Timestamp, Txid, TxidRange};
 
 /// Bytes of one input that wait between network and decoder.
 const PREFETCH: u32 = 256 * 1024;
@@ -112,13 +112,33 @@ impl Compactor<'_> {
         let named: Vec<_> = inputs.iter().copied().zip(readers).collect();
         let work = async {
             let decoders = blocking(move || decoders(named)).await?;
-            self.publish(decoders, dest).await
+            let (Some(first), Some(last)) = (decoders.first(), decoders.last()) else {
+                return Err(Error::invalid("at least one input file required"));
+            };
+            let txids = TxidRange::new(first.header().txids.min(), last.header().txids.max())?;
+            let stamp = last.header().timestamp;
+            self.publish(dest, txids, stamp, |out| merge(decoders, out).map(|_| ())).await
         };
-        let feeding = async { while feeding.next().await.is_some() {} };
-        match select(pin!(work), pin!(feeding)).await {
-            Either::Left((done, _)) => done,
-            Either::Right(((), work)) => work.await,
-        }
+        alongside(work, async { while feeding.next().await.is_some() {} }).await
+    }
+
+    /// Publishes a full image of level 0 as the snapshot of its transaction as well (C5, C6): nobody
+    /// need read the database again, and restores can start there.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is no full image; as [`Compactor::step`].
+    pub async fn promote(&self, image: &FileInfo) -> Result<FileInfo> {
+        let (mut readers, mut feeding) = self.open(std::slice::from_ref(image)).await?;
+        let named: Vec<_> = readers.drain(..).map(|reader| (*image, reader)).collect();
+        let work = async {
+            let image = blocking(move || decoders(named)).await?.pop();
+            let image = image.ok_or_else(|| Error::invalid("at least one input file required"))?;
+            let (txids, stamp) = (TxidRange::up_to(image.header().txids.max()), image.header().timestamp);
+            self.publish(Level::SNAPSHOT, txids, stamp, |out| snapshot_of(image, out).map(|_| ())).await
+        };
+        let file = alongside(work, async { while feeding.next().await.is_some() {} }).await?;
+        self.manifest.written(file);
+        Ok(file)
     }
 
     /// Readers for all inputs, and what must be polled for them to get anywhere.
@@ -156,15 +176,16 @@ impl Compactor<'_> {
         blocking(move || inputs.iter().map(|file| open_local(&local, file)).collect()).await
     }
 
-    /// Merges into the store.
-    async fn publish(&self, decoders: Vec<Decoder<Input>>, dest: Level) -> Result<FileInfo> {
-        let (Some(first), Some(last)) = (decoders.first(), decoders.last()) else {
-            return Err(Error::invalid("at least one input file required"));
-        };
-        let txids = TxidRange::new(first.header().txids.min(), last.header().txids.max())?;
-        let stamp = last.header().timestamp;
+    /// Writes what `make` makes to the store.
+    async fn publish(
+        &self,
+        dest: Level,
+        txids: TxidRange,
+        stamp: Timestamp,
+        make: impl FnOnce(PieceWriter) -> Result<()> + Send + 'static,
+    ) -> Result<FileInfo> {
         let (pieces, waiting) = mpsc::channel(PIECES);
-        let merging = blocking(move || merge_into(decoders, &pieces));
+        let merging = blocking(move || make_into(make, pieces));
         let putting = self.replica.put(dest, txids, stamp, None, self.modes, body(waiting));
         match join(merging, putting).await {
             (Ok(()), put) => put,
@@ -222,9 +243,17 @@ enum Piece {
     End,
 }
 
-/// Merges into the channel, which learns of the end, good or bad. Blocks.
-fn merge_into(decoders: Vec<Decoder<Input>>, pieces: &mpsc::Sender<Piece>) -> Result<()> {
-    let merged = merge(decoders, PieceWriter(pieces)).map(|_| ());
+/// Polls `helper` until `work` is done.
+async fn alongside<T>(work: impl Future<Output = T>, helper: impl Future<Output = ()>) -> T {
+    match select(pin!(work), pin!(helper)).await {
+        Either::Left((done, _)) => done,
+        Either::Right(((), work)) => work.await,
+    }
+}
+
+/// Makes a file into the channel, which learns of the end, good or bad. Blocks.
+fn make_into(make: impl FnOnce(PieceWriter) -> Result<()>, pieces: mpsc::Sender<Piece>) -> Result<()> {
+    let merged = make(PieceWriter(pieces.clone()));
     let last = match &merged {
         Ok(()) => Piece::End,
         Err(err) => Piece::Failed(Error::new(err.kind(), err.to_string())),
@@ -239,9 +268,9 @@ fn abandoned() -> Error {
     Error::new(ErrorKind::Cancelled, "compaction was stopped")
 }
 
-struct PieceWriter<'a>(&'a mpsc::Sender<Piece>);
+struct PieceWriter(mpsc::Sender<Piece>);
 
-impl Write for PieceWriter<'_> {
+impl Write for PieceWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let piece = Piece::Data(Bytes::copy_from_slice(buf));
         self.0.blocking_send(piece).map_err(|_| io::Error::from(abandoned()))?;

@@ -10,6 +10,7 @@ use super::yaml::Node;
 
 /// Ties the keys of a section to its fields. `inline` fields share the section's mapping.
 macro_rules! section {
+    (@keys $inline:ident) => { RawReplicaSettings::keys() };
     ($ty:ident as $go:literal, list $list:literal { $($key:literal => $field:ident),* $(,)? } $(inline $inline:ident)?) => {
         impl Section for $ty {
             fn set(&mut self, key: &str, value: &Node, d: &mut Decoder) -> bool {
@@ -22,6 +23,13 @@ macro_rules! section {
                     }
                 }
                 true
+            }
+
+            fn keys() -> Vec<&'static str> {
+                #[allow(unused_mut, reason = "only some sections share keys")]
+                let mut keys = vec![$($key),*];
+                $(keys.extend(section!(@keys $inline));)?
+                keys
             }
         }
 
@@ -275,6 +283,18 @@ section!(RawReplicaSettings as "main.ReplicaSettings", list "" {
     "max-reconnects" => max_reconnects, "reconnect-wait" => reconnect_wait, "timeout" => timeout, "age" => age,
 });
 
+/// Every key, with the section it belongs to; the top level is "".
+pub(super) fn known_keys() -> [(&'static str, Vec<&'static str>); 6] {
+    [
+        ("dbs[].replica", RawReplica::keys()),
+        ("dbs[]", RawDb::keys()),
+        ("", RawConfig::keys()),
+        ("logging", RawLogging::keys()),
+        ("socket", RawSocket::keys()),
+        ("snapshot", RawSnapshot::keys()),
+    ]
+}
+
 impl RawReplicaSettings {
     /// Fills in what this replica leaves open from the top level (`spec: config` §6). An empty
     /// string or list counts as left open; `part-size`, `concurrency`, `host-key` and the WebDAV
@@ -311,6 +331,11 @@ section!(RawAge as "struct { Identities []string \"yaml:\\\"identities\\\"\"; Re
 pub struct Secret(String);
 
 impl Secret {
+    /// Takes a text that must not be printed.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,11 +1,14 @@
 //! The configuration's meaning: validated, with every default filled in.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::raw::RawDb;
+use super::discover::DirSettings;
+use super::finding::Finding;
+use super::raw::{RawDb, RawReplica};
 use super::replica::{self, ReplicaSettings};
 use super::{Surroundings, defaults};
 use crate::error::{Error, Result};
@@ -43,15 +46,23 @@ pub struct Config {
     pub shutdown: ShutdownSettings,
     /// Databases and directories of databases, in file order.
     pub dbs: Vec<DbEntry>,
+    /// What is ignored in the file, or may not mean what was meant.
+    pub warnings: Vec<Finding>,
 }
 
 impl Config {
-    /// Builds every database, in file order.
+    /// Builds every database, in file order, those in directories included.
     ///
     /// # Errors
-    /// The first one that cannot be built.
+    /// The first entry that cannot be built, a directory that cannot be read, and two databases with the
+    /// same local state.
     pub fn build_all(&self, around: Surroundings<'_>) -> Result<Vec<DbSettings>> {
-        self.dbs.iter().map(|entry| entry.build(around)).collect()
+        let mut all = Vec::new();
+        for entry in &self.dbs {
+            all.extend(entry.build_all(around)?.databases);
+        }
+        check_meta_paths(&all)?;
+        Ok(all)
     }
 
     /// The entry of a database file, by its expanded path.
@@ -173,6 +184,17 @@ impl DbEntry {
         }
     }
 
+    /// The directory of databases, if this entry is one.
+    ///
+    /// # Errors
+    /// Its path cannot be expanded.
+    pub fn directory(&self, around: Surroundings<'_>) -> Result<Option<DirSettings>> {
+        match self.place {
+            Place::File(_) => Ok(None),
+            Place::Dir => DirSettings::new(&self.raw, around).map(Some),
+        }
+    }
+
     /// Whether any replica is given.
     #[must_use]
     pub fn has_replica(&self) -> bool {
@@ -190,59 +212,120 @@ impl DbEntry {
         self.raw.restore_if_db_not_exists = true;
     }
 
-    /// Resolves the database and its replica (`spec: config` §9 B).
+    /// Resolves the entry's replica (`spec: config` §9 B). For a directory this is where its databases'
+    /// own places are.
     ///
     /// # Errors
-    /// Whatever is missing, contradictory, or not part of this build.
+    /// Whatever is missing or contradictory.
+    pub fn replica(&self, around: Surroundings<'_>) -> Result<ReplicaSettings> {
+        replica::build(one_replica(&self.raw)?, around)
+    }
+
+    /// Resolves one database and its replica (`spec: config` §9 B).
+    ///
+    /// # Errors
+    /// Whatever is missing or contradictory; the entry is a directory.
     pub fn build(&self, around: Surroundings<'_>) -> Result<DbSettings> {
-        let raw = &self.raw;
         let Some(path) = self.path() else {
-            return Err(Error::invalid(format!(
-                "database directories are not available in this build yet (setting 'dir': {})",
-                raw.dir
-            )));
+            return Err(Error::invalid(format!("a directory of databases is not one database: {}", self.raw.dir)));
         };
-        let replica = match (&raw.replica, raw.replicas.as_slice()) {
-            (Some(_), [_, ..]) => {
-                return Err(Error::invalid("cannot specify 'replica' and 'replicas' on a database"));
-            }
-            (Some(replica), []) | (None, [Some(replica)]) => replica,
-            (None, [_, _, ..]) => {
-                return Err(Error::invalid("multiple replicas on a single database are no longer supported"));
-            }
-            (None, _) => return Err(Error::invalid("must specify replica for database")),
-        };
-        let replica = replica::build(replica, around)?;
-        let meta_path = match &raw.meta_path {
+        let meta_path = match &self.raw.meta_path {
             Some(meta) => around.expand(meta)?,
             None => default_meta_path(path),
         };
-        Ok(DbSettings {
-            path: path.to_owned(),
-            meta_path,
-            monitor_interval: positive(raw.monitor_interval.unwrap_or(defaults::MONITOR_INTERVAL)),
-            checkpoint_interval: positive(raw.checkpoint_interval.unwrap_or(defaults::CHECKPOINT_INTERVAL)),
-            busy_timeout: defaults::unsigned(raw.busy_timeout.unwrap_or(defaults::BUSY_TIMEOUT)),
-            min_checkpoint_page_count: raw
-                .min_checkpoint_page_count
-                .map_or(defaults::MIN_CHECKPOINT_PAGE_COUNT, |n| n as i64)
-                .try_into()
-                .unwrap_or(0),
-            truncate_page_n: match raw.truncate_page_n {
-                None | Some(0) => u64::try_from(defaults::TRUNCATE_PAGE_N).ok(),
-                Some(n) => u64::try_from(n).ok(),
-            },
-            max_sync_wal_bytes: u64::try_from(raw.max_sync_wal_bytes.unwrap_or(defaults::MAX_SYNC_WAL_BYTES))
-                .ok()
-                .filter(|n| *n > 0),
-            restore_if_db_not_exists: raw.restore_if_db_not_exists,
-            replica,
-        })
+        build_database(&self.raw, path, meta_path, around)
+    }
+
+    /// Resolves every database of this entry; a directory is scanned.
+    ///
+    /// # Errors
+    /// As [`DbEntry::build`] and [`DirSettings::scan`]; a directory without databases that is not watched.
+    pub fn build_all(&self, around: Surroundings<'_>) -> Result<Built> {
+        let Some(directory) = self.directory(around)? else {
+            return Ok(Built { databases: vec![self.build(around)?], directory: None });
+        };
+        let found = directory.scan(around.fs)?;
+        if found.is_empty() && !directory.watch {
+            return Err(Error::invalid(format!(
+                "no SQLite databases found in directory {} with pattern {}",
+                directory.path.display(),
+                directory.pattern
+            )));
+        }
+        let databases = found.iter().map(|path| directory.database(path, around)).collect::<Result<_>>()?;
+        Ok(Built { databases, directory: Some(directory) })
     }
 }
 
+/// What an entry comes to.
+#[derive(Debug)]
+pub struct Built {
+    /// One, or those found in the directory.
+    pub databases: Vec<DbSettings>,
+    /// The directory, if the entry is one.
+    pub directory: Option<DirSettings>,
+}
+
+/// Two databases must not write into one place of local state.
+///
+/// # Errors
+/// `meta-path collision: …`
+pub fn check_meta_paths(databases: &[DbSettings]) -> Result<()> {
+    let mut seen: HashMap<&Path, &Path> = HashMap::new();
+    for db in databases {
+        if let Some(other) = seen.insert(&db.meta_path, &db.path) {
+            return Err(Error::invalid(format!(
+                "meta-path collision: databases {} and {} would share meta-path {}, causing replication state corruption",
+                other.display(),
+                db.path.display(),
+                db.meta_path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A database has one replica, under either spelling.
+fn one_replica(raw: &RawDb) -> Result<&RawReplica> {
+    match (&raw.replica, raw.replicas.as_slice()) {
+        (Some(_), [_, ..]) => Err(Error::invalid("cannot specify 'replica' and 'replicas' on a database")),
+        (Some(replica), []) | (None, [Some(replica)]) => Ok(replica),
+        (None, [_, _, ..]) => Err(Error::invalid("multiple replicas on a single database are no longer supported")),
+        (None, _) => Err(Error::invalid("must specify replica for database")),
+    }
+}
+
+pub(super) fn build_database(
+    raw: &RawDb,
+    path: &Path,
+    meta_path: PathBuf,
+    around: Surroundings<'_>,
+) -> Result<DbSettings> {
+    Ok(DbSettings {
+        path: path.to_owned(),
+        meta_path,
+        monitor_interval: positive(raw.monitor_interval.unwrap_or(defaults::MONITOR_INTERVAL)),
+        checkpoint_interval: positive(raw.checkpoint_interval.unwrap_or(defaults::CHECKPOINT_INTERVAL)),
+        busy_timeout: defaults::unsigned(raw.busy_timeout.unwrap_or(defaults::BUSY_TIMEOUT)),
+        min_checkpoint_page_count: raw
+            .min_checkpoint_page_count
+            .map_or(defaults::MIN_CHECKPOINT_PAGE_COUNT, |n| n as i64)
+            .try_into()
+            .unwrap_or(0),
+        truncate_page_n: match raw.truncate_page_n {
+            None | Some(0) => u64::try_from(defaults::TRUNCATE_PAGE_N).ok(),
+            Some(n) => u64::try_from(n).ok(),
+        },
+        max_sync_wal_bytes: u64::try_from(raw.max_sync_wal_bytes.unwrap_or(defaults::MAX_SYNC_WAL_BYTES))
+            .ok()
+            .filter(|n| *n > 0),
+        restore_if_db_not_exists: raw.restore_if_db_not_exists,
+        replica: replica::build(one_replica(raw)?, around)?,
+    })
+}
+
 /// `<dir>/.<file>-litestream`
-fn default_meta_path(path: &Path) -> PathBuf {
+pub(super) fn default_meta_path(path: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push("-litestream");

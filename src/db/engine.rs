@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -12,9 +13,12 @@ use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, LocalDir};
 use crate::sqlite::Sqlite;
-use crate::sys::{Modes, World};
+use crate::sys::{Lock, Modes, World};
 use crate::types::{Level, PageSize, Txid, TxidRange};
 use crate::wal::{Salts, WalChecksum};
+
+/// Its lock says that somebody uses the metadata directory. Litestream 0.5 does not look at it.
+const LOCK_FILE: &str = "litestream.lock";
 
 /// A replicated database. All methods block; one runs at a time.
 #[derive(Debug)]
@@ -28,6 +32,9 @@ pub struct Db {
     /// The newest local L0 file. The outer `None`: not looked yet.
     pub(super) last: Option<Option<Last>>,
     pub(super) session: Option<Session>,
+    /// Keeps a second process from replicating this database with the same metadata directory. Behind
+    /// `session`: given back last.
+    lock: Option<Box<dyn Lock>>,
     /// Set when proof was lost in a way that the local state does not show.
     pub(super) force_full: Option<Reason>,
     modes: Option<Modes>,
@@ -35,6 +42,22 @@ pub struct Db {
     /// to survive a power cut.
     names_durable: bool,
     pub(super) checkpoints: CheckpointState,
+    pub(super) counters: Counters,
+}
+
+/// What happened since the engine was made, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bytes of log that became files.
+    pub wal_bytes: u64,
+    /// Checkpoints, complete or not.
+    pub checkpoints: u64,
+    /// Checkpoints that failed.
+    pub checkpoint_errors: u64,
+    /// Time they took.
+    pub checkpoint_time: Duration,
+    /// The log is above its threshold, and the last checkpoint was kept from bringing it down.
+    pub alarm: bool,
 }
 
 /// The newest local L0 file.
@@ -72,11 +95,10 @@ pub enum LocalState {
 }
 
 impl Db {
-    /// Opens nothing yet; removes temporary files of an earlier run.
+    /// Opens nothing yet.
     #[must_use]
     pub fn new(world: World, sqlite: Arc<dyn Sqlite>, config: DbConfig) -> Self {
         let local = LocalDir::new(&world, config.meta_path.clone());
-        local.remove_temp_files();
         let checkpoints = CheckpointState::new(world.clock.elapsed());
         Self {
             world,
@@ -86,11 +108,19 @@ impl Db {
             floor: None,
             last: None,
             session: None,
+            lock: None,
             force_full: None,
             modes: None,
             names_durable: false,
             checkpoints,
+            counters: Counters::default(),
         }
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
     }
 
     /// The settings.
@@ -115,7 +145,8 @@ impl Db {
     /// there is. From here on the log cannot lose a frame, so do this before anything slow.
     ///
     /// # Errors
-    /// SQLite's or the file system's; nothing stays open then.
+    /// `InUse` while another process replicates it; SQLite's or the file system's. Nothing stays open
+    /// then.
     pub fn open(&mut self) -> Result<bool> {
         if self.session.is_some() {
             return Ok(true);
@@ -123,7 +154,9 @@ impl Db {
         let Some(stat) = self.world.fs.stat_opt(&self.config.path)? else { return Ok(false) };
         let parent = self.config.path.parent().unwrap_or(Path::new("/"));
         let dir = self.world.fs.stat(parent)?;
-        self.modes = Some(Modes { file: stat.owner_mode, dir: dir.owner_mode });
+        let modes = Modes { file: stat.owner_mode, dir: dir.owner_mode };
+        self.modes = Some(modes);
+        self.take_lock(modes)?;
         let session = match Session::open(&self.world, &self.sqlite, &self.config) {
             Ok(session) => session,
             Err(err) if err.kind() == ErrorKind::NotFound => return Ok(false),
@@ -133,9 +166,29 @@ impl Db {
         Ok(true)
     }
 
+    /// Makes the metadata directory ours. What is half-written in it is an earlier run's then, and goes.
+    fn take_lock(&mut self, modes: Modes) -> Result<()> {
+        if self.lock.is_some() {
+            return Ok(());
+        }
+        let meta = &self.config.meta_path;
+        self.world.fs.create_dir_all(meta, modes.dir)?;
+        let owner = format!("process {}", std::process::id());
+        let lock = self.world.fs.lock(&meta.join(LOCK_FILE), modes.file, &owner).map_err(|err| match err.kind() {
+            ErrorKind::InUse => err
+                .context("database is being replicated by another litestream")
+                .hint("stop the other one; this one goes on as soon as the lock is free"),
+            _ => err,
+        })?;
+        self.lock = Some(lock);
+        self.local.remove_temp_files();
+        Ok(())
+    }
+
     /// Gives up the read transaction and closes everything. The next step opens again.
     pub fn close(&mut self) {
         self.session = None;
+        self.lock = None;
     }
 
     /// Looks at the newest local L0 file, reading all of it.

@@ -17,6 +17,7 @@ mod checkpoint;
 mod config;
 mod encode;
 mod engine;
+mod gate;
 mod observe;
 mod plan;
 mod record;
@@ -25,7 +26,7 @@ mod snapshot;
 mod sync;
 
 pub use config::DbConfig;
-pub use engine::{Db, LocalState};
+pub use engine::{Counters, Db, LocalState};
 pub use plan::{Beyond, Facts, LastFacts, Plan, Reason, Tail, plan};
-pub use snapshot::SnapshotInfo;
+pub use snapshot::{SnapshotInfo, SnapshotReader};
 pub use sync::SyncReport;

@@ -162,7 +162,7 @@ impl Db {
             return Ok(());
         }
         info!(system = "store", db = %self.config.name(), "database or wal file was replaced, starting over with a full image");
-        self.close();
+        self.session = None;
         self.force_full = Some(Reason::DatabaseReplaced);
         Err(Error::new(ErrorKind::Changed, "database or wal file was replaced").at(self.config.path.display()))
     }
@@ -298,7 +298,7 @@ impl Db {
         });
         let pages = written.map_err(|e| e.context(format!("write ltx file for txid {txid}")))?;
         let reason = batch.full.map(tracing::field::display);
-        debug!(system = "store", db = %self.config.name(), txid = %txid, pages, "full-image" = reason, "db sync");
+        debug!(system = "store", db = %self.config.name(), status = "ok", txid = %txid, pages, "full-image" = reason, "db sync");
         let last = Last {
             txid,
             page_size: header.page_size,
@@ -309,6 +309,7 @@ impl Db {
             checksum: Some(batch.segment.checksum),
             chain: Some(batch.segment.checksum),
         };
+        self.counters.wal_bytes += last.end.saturating_sub(last.start);
         self.remember(&last, view);
         self.set_last(last);
         self.checkpoints.note_change();

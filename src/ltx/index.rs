@@ -191,36 +191,13 @@ impl PageIndex {
     /// # Errors
     /// `Corrupt` when the file breaks a rule that can be seen without its pages; I/O errors.
     pub fn open(file: &dyn sys::File) -> Result<Self> {
-        let len = file.stat()?.len;
-        if len < MIN_FILE {
-            return Err(Error::corrupt(format!("ltx file too short to contain a page index: {len} bytes")));
-        }
-        let mut head = [0; Header::SIZE];
-        read_full_at(file, &mut head, 0)?;
-        let header = Header::decode(&head)?;
-
-        let mut tail = [0; SIZE_SIZE + Trailer::SIZE];
-        let size_at = len - tail.len() as u64;
-        read_full_at(file, &mut tail, size_at)?;
-        let (mut size, mut trailer) = ([0; SIZE_SIZE], [0; Trailer::SIZE]);
-        size.copy_from_slice(&tail[..SIZE_SIZE]);
-        trailer.copy_from_slice(&tail[SIZE_SIZE..]);
-        let size = u64::from_be_bytes(size);
-        let start = size_at.checked_sub(size).filter(|start| *start >= MIN_FILE - (tail.len() as u64 + 1));
-        let Some(start) = start.filter(|_| size > 0) else {
-            return Err(bad_index(corrupt_at(format!("page index size out of bounds: {size}"), size_at)));
-        };
-        let mut end = [0xff; page::HEADER_SIZE];
-        let frames_end = start - end.len() as u64;
-        read_full_at(file, &mut end, frames_end)?;
-        if end != page::END {
-            return Err(bad_index(corrupt_at("no end of the page block before the page index", frames_end)));
-        }
-
-        let reader = FileReader::at(file, start).take(size);
-        let (pgnos, offsets) =
-            read_entries(Source::at_offset(reader, start), &header, frames_end).map_err(bad_index)?;
-        Ok(Self { header, trailer: Trailer::decode(&trailer), pgnos, offsets })
+        let block = IndexBlock::find(file)?;
+        let (mut pgnos, mut offsets) = (Vec::new(), vec![FIRST_FRAME]);
+        block.read(file, |pgno, end| {
+            pgnos.push(pgno.get());
+            offsets.push(end);
+        })?;
+        Ok(Self { header: block.header, trailer: block.trailer, pgnos, offsets })
     }
 
     /// Where a page is; `None` when the file does not hold it.
@@ -264,14 +241,83 @@ impl PageIndex {
     }
 }
 
+/// Where a local file keeps its page index.
+#[derive(Debug)]
+struct IndexBlock {
+    header: Header,
+    trailer: Trailer,
+    /// Byte offset and size of the index.
+    start: u64,
+    size: u64,
+    /// Where the last page frame ends.
+    frames_end: u64,
+}
+
+impl IndexBlock {
+    fn find(file: &dyn sys::File) -> Result<Self> {
+        let len = file.stat()?.len;
+        if len < MIN_FILE {
+            return Err(Error::corrupt(format!("ltx file too short to contain a page index: {len} bytes")));
+        }
+        let mut head = [0; Header::SIZE];
+        read_full_at(file, &mut head, 0)?;
+        let header = Header::decode(&head)?;
+
+        let mut tail = [0; SIZE_SIZE + Trailer::SIZE];
+        let size_at = len - tail.len() as u64;
+        read_full_at(file, &mut tail, size_at)?;
+        let (mut size, mut trailer) = ([0; SIZE_SIZE], [0; Trailer::SIZE]);
+        size.copy_from_slice(&tail[..SIZE_SIZE]);
+        trailer.copy_from_slice(&tail[SIZE_SIZE..]);
+        let size = u64::from_be_bytes(size);
+        let start = size_at.checked_sub(size).filter(|start| *start >= MIN_FILE - (tail.len() as u64 + 1));
+        let Some(start) = start.filter(|_| size > 0) else {
+            return Err(bad_index(corrupt_at(format!("page index size out of bounds: {size}"), size_at)));
+        };
+        let mut end = [0xff; page::HEADER_SIZE];
+        let frames_end = start - end.len() as u64;
+        read_full_at(file, &mut end, frames_end)?;
+        if end != page::END {
+            return Err(bad_index(corrupt_at("no end of the page block before the page index", frames_end)));
+        }
+
+        Ok(Self { header, trailer: Trailer::decode(&trailer), start, size, frames_end })
+    }
+
+    /// Reads the entries: page number, and byte offset where its frame ends.
+    fn read(&self, file: &dyn sys::File, entry: impl FnMut(Pgno, u64)) -> Result<()> {
+        let reader = FileReader::at(file, self.start).take(self.size);
+        read_entries(Source::at_offset(reader, self.start), &self.header, self.frames_end, entry).map_err(bad_index)
+    }
+}
+
+/// Whether a local file holds every page of its database. Reads the index, not the pages, and keeps
+/// none of it.
+///
+/// # Errors
+/// As [`PageIndex::open`].
+pub fn is_full_image(file: &dyn sys::File) -> Result<bool> {
+    let block = IndexBlock::find(file)?;
+    let mut pages = 0_u32;
+    block.read(file, |_, _| pages += 1)?;
+    let lock_page = block.header.page_size.lock_page().get();
+    let all = block.header.commit - u32::from(block.header.commit >= lock_page);
+    // The index was found to be ascending and within the database.
+    Ok(pages == all)
+}
+
 fn bad_index(err: Error) -> Error {
     err.context("read page index")
 }
 
 /// Reads the entries and checks that they describe frames without gaps up to `frames_end`.
-fn read_entries<R: Read>(mut source: Source<R>, header: &Header, frames_end: u64) -> Result<(Vec<u32>, Vec<u64>)> {
+fn read_entries<R: Read>(
+    mut source: Source<R>,
+    header: &Header,
+    frames_end: u64,
+    mut entry: impl FnMut(Pgno, u64),
+) -> Result<()> {
     let mut order = PageOrder::new(header);
-    let (mut pgnos, mut offsets) = (Vec::new(), vec![FIRST_FRAME]);
     let mut next = FIRST_FRAME;
     loop {
         let number = read_varint(&mut source)?;
@@ -287,8 +333,7 @@ fn read_entries<R: Read>(mut source: Source<R>, header: &Header, frames_end: u64
             return Err(source.corrupt(format!("wrong place for page {pgno}: {size} bytes at {offset}")));
         }
         next += size;
-        pgnos.push(pgno.get());
-        offsets.push(next);
+        entry(pgno, next);
     }
     if !source.at_end()? {
         return Err(source.corrupt("bytes behind the last entry"));
@@ -296,8 +341,7 @@ fn read_entries<R: Read>(mut source: Source<R>, header: &Header, frames_end: u64
     if next != frames_end {
         return Err(source.corrupt(format!("frames end at {next}, page block at {frames_end}")));
     }
-    order.end()?;
-    Ok((pgnos, offsets))
+    order.end()
 }
 
 fn read_varint<R: Read>(source: &mut Source<R>) -> Result<u64> {

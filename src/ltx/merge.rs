@@ -8,7 +8,7 @@ use super::decoder::Decoder;
 use super::encoder::Encoder;
 use super::header::{Header, Trailer, WalPos};
 use crate::error::{Error, Result};
-use crate::types::Pgno;
+use crate::types::{Checksum, Pgno, TxidRange};
 
 /// Merges files in ascending TXID order into one that covers all their transactions.
 ///
@@ -24,6 +24,21 @@ use crate::types::Pgno;
 /// pages are missing from a file that must hold all; errors of readers and writer.
 pub fn merge<R: Read, W: Write>(inputs: Vec<Decoder<R>>, out: W) -> Result<(W, Header, Trailer)> {
     let header = merged_header(&inputs)?;
+    merge_under(header, inputs, out)
+}
+
+/// A full image of one transaction as a snapshot `1..=n`: the same pages under another header.
+///
+/// # Errors
+/// `Corrupt` if the file does not hold every page; else as [`merge`].
+pub fn snapshot_of<R: Read, W: Write>(image: Decoder<R>, out: W) -> Result<(W, Header, Trailer)> {
+    let inputs = vec![image];
+    let header = merged_header(&inputs)?;
+    let header = Header { txids: TxidRange::up_to(header.txids.max()), pre_apply: Checksum::NONE, ..header };
+    merge_under(header, inputs, out)
+}
+
+fn merge_under<R: Read, W: Write>(header: Header, inputs: Vec<Decoder<R>>, out: W) -> Result<(W, Header, Trailer)> {
     let mut inputs = prepare(inputs);
     let mut encoder = Encoder::new(out, header)?;
 
@@ -110,7 +125,7 @@ fn merged_header<R: Read>(inputs: &[Decoder<R>]) -> Result<Header> {
         no_checksum: true,
         page_size: first.page_size,
         commit: last.commit,
-        txids: crate::types::TxidRange::new(first.txids.min(), last.txids.max())?,
+        txids: TxidRange::new(first.txids.min(), last.txids.max())?,
         timestamp: last.timestamp,
         pre_apply: first.pre_apply,
         wal: WalPos::default(),
@@ -177,6 +192,18 @@ mod tests {
         with_wal.wal = WalPos { offset: 32, size: 536, salt1: 1, salt2: 2 };
         with_wal.node_id = 9;
         assert_eq!(merged(&[file(with_wal, &[(1, 1)])]).unwrap().0, header(3, 3, 1));
+    }
+
+    #[test]
+    fn a_full_image_becomes_a_snapshot_and_nothing_else_does() {
+        let decoder = |bytes: &[u8]| Decoder::new(bytes.to_vec().leak() as &[u8]).unwrap();
+        let image = file(header(7, 7, 3), &[(1, 1), (2, 2), (3, 3)]);
+        let (bytes, snapshot, _) = snapshot_of(decoder(&image), Vec::new()).unwrap();
+        assert_eq!(snapshot, header(1, 7, 3));
+        let (summary, ..) = super::super::verify(bytes.as_slice()).unwrap();
+        assert_eq!(summary, snapshot);
+        let part = file(header(7, 7, 3), &[(1, 1), (3, 3)]);
+        assert_eq!(snapshot_of(decoder(&part), Vec::new()).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     #[test]

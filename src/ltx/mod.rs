@@ -30,9 +30,9 @@ pub use checksum::{crc64, page_checksum};
 pub use decoder::{Decoder, Summary, verify};
 pub use encoder::Encoder;
 pub use header::{Header, Trailer, WalPos};
-pub use index::{PageIndex, PageRef, read_page};
+pub use index::{PageIndex, PageRef, is_full_image, read_page};
 pub use local::LocalDir;
-pub use merge::merge;
+pub use merge::{merge, snapshot_of};
 pub use name::{file_name, parse_file_name};
 pub use source::{FileReader, FileWriter};
 

@@ -17,7 +17,7 @@ use crate::sys::World;
 pub fn build(settings: &ReplicaSettings, world: &World) -> Result<Replica> {
     let (client, layout): (Arc<dyn ReplicaClient>, Layout) = match &settings.kind {
         ReplicaKind::File(file) => (Arc::new(FileClient::new(world.clone(), file.path.clone())), Layout::Decimal),
-        ReplicaKind::NotBuilt(name) => return Err(ReplicaKind::not_built(name)),
+        other => return Err(other.not_built()),
     };
     Ok(Replica::new(client, layout))
 }

@@ -105,6 +105,9 @@ pub struct PutOptions {
     pub size: Option<u64>,
     /// Modes to create files and directories with; private ones if not given.
     pub modes: Option<Modes>,
+    /// Do not replace an object of this name: fail with `Exists`, and leave it. A store that cannot do
+    /// that replaces all the same; see [`ReplicaClient::creates_exclusively`].
+    pub exclusive: bool,
 }
 
 /// Where objects live. Knows keys and bytes; knows nothing of TXIDs or levels.
@@ -124,9 +127,22 @@ pub trait ReplicaClient: fmt::Debug + Send + Sync + 'static {
     /// Anything that keeps the store from being used.
     async fn init(&self) -> Result<()>;
 
+    /// Where it is, for people and for telling two replicas apart: a URL without secrets.
+    fn location(&self) -> String;
+
+    /// Whether [`PutOptions::exclusive`] is heeded. Known for certain after the first such put.
+    fn creates_exclusively(&self) -> bool;
+
     /// Objects directly below `prefix`, in key order, those after `after` only. An absent prefix is
     /// empty; nothing but objects is reported.
     fn list(&self, prefix: &Key, after: Option<&Key>, stamps: Stamps) -> BoxStream<'_, Result<ObjectMeta>>;
+
+    /// "Directories" directly below `prefix`, in any order; an absent prefix has none. `None` if this
+    /// backend cannot tell. Needed only to find backups of Litestream 0.3.x. Wrappers must pass it on.
+    fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
+        let _ = prefix;
+        None
+    }
 
     /// The bytes of an object, or those of `range` that exist: a range is cut at the object's end
     /// and may come out empty. `offset..u64::MAX` reads to the end.
@@ -138,8 +154,8 @@ pub trait ReplicaClient: fmt::Debug + Send + Sync + 'static {
     /// Creates or replaces an object, all of it or nothing.
     ///
     /// # Errors
-    /// Those of `body`, and the store's. Whether the object was replaced is unknown after an error
-    /// of the store, but a part of it is never seen.
+    /// Those of `body`, and the store's; `Exists` for an exclusive put. Whether the object was replaced is
+    /// unknown after another error of the store, but a part of it is never seen.
     async fn put(&self, key: &Key, body: ByteStream, opts: PutOptions) -> Result<ObjectMeta>;
 
     /// Deletes objects. Absent ones are fine.

@@ -150,6 +150,14 @@ impl ReplicaClient for Faulty {
         self.inner.kind()
     }
 
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn creates_exclusively(&self) -> bool {
+        self.inner.creates_exclusively()
+    }
+
     async fn init(&self) -> Result<()> {
         let fault = self.enter(Op::Init).await?;
         lost(fault, self.inner.init().await?)
@@ -176,6 +184,20 @@ impl ReplicaClient for Faulty {
         })
         .flatten()
         .boxed()
+    }
+
+    fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
+        let dirs = self.inner.list_dirs(prefix)?;
+        let (fault, _) = self.begin(Op::List);
+        Some(match fault {
+            None => dirs,
+            Some(Fault::Refuse(kind) | Fault::LoseAnswer(kind)) => stream::iter([Err(injected(kind))]).boxed(),
+            Some(Fault::CutBody { after }) => dirs.take(usize::try_from(after).unwrap_or(usize::MAX)).boxed(),
+            Some(Fault::BreakBody { after, kind }) => dirs
+                .take(usize::try_from(after).unwrap_or(usize::MAX))
+                .chain(stream::iter([Err(injected(kind))]))
+                .boxed(),
+        })
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {

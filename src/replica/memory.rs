@@ -1,6 +1,6 @@
 //! Replica in memory, for tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -41,6 +41,14 @@ impl ReplicaClient for MemoryClient {
         "memory"
     }
 
+    fn location(&self) -> String {
+        format!("memory://{:p}", self)
+    }
+
+    fn creates_exclusively(&self) -> bool {
+        true
+    }
+
     async fn init(&self) -> Result<()> {
         Ok(())
     }
@@ -62,6 +70,18 @@ impl ReplicaClient for MemoryClient {
         stream::iter(found).boxed()
     }
 
+    fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
+        let below = format!("{prefix}/");
+        let names: BTreeSet<String> = self
+            .objects()
+            .keys()
+            .filter_map(|key| key.as_str().strip_prefix(&below)?.split_once('/'))
+            .map(|(dir, _)| dir.to_owned())
+            .collect();
+        let dirs: Vec<_> = names.iter().map(|name| prefix.join(name)).collect();
+        Some(stream::iter(dirs).boxed())
+    }
+
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {
         let Some((bytes, _)) = self.objects().get(key).cloned() else {
             return Err(Error::new(ErrorKind::NotFound, "object does not exist").at(key));
@@ -79,7 +99,11 @@ impl ReplicaClient for MemoryClient {
         }
         let size = bytes.len() as u64;
         check_size(opts.size, size)?;
-        self.objects().insert(key.clone(), (bytes.freeze(), opts.stamp));
+        let mut objects = self.objects();
+        if opts.exclusive && objects.contains_key(key) {
+            return Err(Error::new(ErrorKind::Exists, "object exists").at(key));
+        }
+        objects.insert(key.clone(), (bytes.freeze(), opts.stamp));
         Ok(ObjectMeta { key: key.clone(), size, modified: opts.stamp })
     }
 

@@ -104,7 +104,7 @@ mod tests {
     async fn store() -> (Arc<Faulty>, Key) {
         let client = Arc::new(Faulty::new(Arc::new(MemoryClient::new())));
         let key = Key::new("x").unwrap();
-        let opts = PutOptions { stamp: Timestamp::from_millis(0), size: None, modes: None };
+        let opts = PutOptions { stamp: Timestamp::from_millis(0), size: None, modes: None, exclusive: false };
         client.put(&key, once(BODY), opts).await.unwrap();
         (client, key)
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use futures::stream::TryStreamExt;
 
-use super::client::{ByteStream, PutOptions, ReplicaClient, Stamps};
+use super::client::{ByteStream, Key, PutOptions, ReplicaClient, Stamps};
 use super::layout::Layout;
 use super::{reader, stream};
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ use crate::types::{Level, Timestamp, Txid, TxidRange};
 /// One LTX file of a replica, as a listing shows it.
 ///
 /// Ordered by level, then TXIDs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileInfo {
     /// Level.
     pub level: Level,
@@ -110,6 +110,13 @@ impl Replica {
         Ok(reader::resumable(self.client.clone(), key, file.size, what))
     }
 
+    /// All bytes of any object of `size` bytes, opened on first use and continued after dropped
+    /// connections. `what` names it in errors.
+    #[must_use]
+    pub fn get_object(&self, key: &Key, size: u64, what: String) -> ByteStream {
+        reader::resumable(self.client.clone(), key.clone(), size, what)
+    }
+
     /// Writes a file, replacing one of the same name.
     ///
     /// # Errors
@@ -123,15 +130,38 @@ impl Replica {
         modes: Option<Modes>,
         body: ByteStream,
     ) -> Result<FileInfo> {
-        let key = self.layout.file(level, txids)?;
-        let meta = self.client.put(&key, body, PutOptions { stamp, size, modes }).await?;
-        Ok(FileInfo { level, txids, size: meta.size, created: stamp })
+        self.put_with(level, txids, body, PutOptions { stamp, size, modes, exclusive: false }).await
     }
 
-    /// Writes a local LTX file. Its header gives the stamp.
+    async fn put_with(&self, level: Level, txids: TxidRange, body: ByteStream, opts: PutOptions) -> Result<FileInfo> {
+        let key = self.layout.file(level, txids)?;
+        let meta = self.client.put(&key, body, opts).await?;
+        Ok(FileInfo { level, txids, size: meta.size, created: opts.stamp })
+    }
+
+    /// The header of a file.
     ///
     /// # Errors
-    /// `Corrupt` if the header is not that of `txids`; those of reading and of the store.
+    /// `NotFound`; `Corrupt` if it is none; the store's.
+    pub async fn header(&self, level: Level, txids: TxidRange) -> Result<ltx::Header> {
+        let range = 0..ltx::Header::SIZE as u64;
+        let mut body = self.get(level, txids, Some(range)).await?;
+        let mut bytes = Vec::with_capacity(ltx::Header::SIZE);
+        while let Some(chunk) = body.try_next().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        match <&[u8; ltx::Header::SIZE]>::try_from(bytes.as_slice()) {
+            Ok(bytes) => ltx::Header::decode(bytes),
+            Err(_) => Err(Error::corrupt("ltx file is shorter than its header").at(self.layout.file(level, txids)?)),
+        }
+    }
+
+    /// Writes a local LTX file. Its header gives the stamp. An L0 file is created, never replaced,
+    /// where the store can do that: each of them has one writer.
+    ///
+    /// # Errors
+    /// `Exists` for an L0 file; `Corrupt` if the header is not that of `txids`; those of reading and of
+    /// the store.
     pub async fn put_local(
         &self,
         level: Level,
@@ -156,7 +186,8 @@ impl Replica {
         })
         .await?;
         let body = stream::of_file(file, 0..size, first);
-        self.put(level, txids, header.timestamp, Some(size), modes, body).await
+        let opts = PutOptions { stamp: header.timestamp, size: Some(size), modes, exclusive: level == Level::L0 };
+        self.put_with(level, txids, body, opts).await
     }
 
     /// Deletes files. Absent ones are fine.

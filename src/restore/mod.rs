@@ -7,11 +7,20 @@
 //! 4. Memory is bounded, whatever the size of the database (but for one bit per page).
 
 mod apply;
+mod fetch;
+mod follow;
 mod output;
 mod pages;
 mod plan;
+mod progress;
 mod run;
+mod salvage;
+mod survey;
 
+pub use follow::{Following, Milestone, follow};
 pub use output::Overwrite;
-pub use plan::{Target, check_time, plan};
+pub use plan::{Target, plan};
+pub use progress::Progress;
 pub use run::{Check, Report, Request, plan_for, run};
+pub use salvage::{Failed, Point, Salvaged, run_or_explain, salvage};
+pub use survey::{Plan, Survey, survey};

@@ -31,15 +31,27 @@ impl PageMap {
         true
     }
 
-    /// The last page before the first one that is missing (0: the first page is), and the next one
-    /// that is there again.
-    pub(crate) fn first_gap(&self) -> Option<(u32, Option<u32>)> {
+    /// Whether a page is there.
+    pub(crate) fn has(&self, pgno: u32) -> bool {
+        let bit = pgno.wrapping_sub(1);
+        self.words.get(bit as usize / 64).is_some_and(|word| word & (1 << (bit % 64)) != 0)
+    }
+
+    /// The pages that are there, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Pgno> + Clone {
+        let bits = self.words.iter().zip(0_u32..).filter(|(word, _)| **word != 0);
+        bits.flat_map(|(word, at)| (0..64).filter(move |bit| word & (1 << bit) != 0).map(move |bit| at * 64 + bit + 1))
+            .filter_map(Pgno::new)
+    }
+
+    /// Of the pages behind `after`: the last one before the first that is missing (0: the first page
+    /// is missing), and the next one that is there again.
+    pub(crate) fn first_gap(&self, after: u32) -> Option<(u32, Option<u32>)> {
         if self.missing == 0 {
             return None;
         }
-        let has = |pgno: u32| self.words[(pgno as usize - 1) / 64] & (1 << ((pgno - 1) % 64)) != 0;
-        let gap = (1..=self.pages).find(|pgno| *pgno != self.lock_page.get() && !has(*pgno))?;
-        Some((gap - 1, (gap..=self.pages).find(|pgno| has(*pgno))))
+        let gap = (after + 1..=self.pages).find(|pgno| *pgno != self.lock_page.get() && !self.has(*pgno))?;
+        Some((gap - 1, (gap..=self.pages).find(|pgno| self.has(*pgno))))
     }
 }
 
@@ -57,11 +69,20 @@ mod tests {
 
     #[test]
     fn the_first_gap_is_found_and_the_lock_page_is_none() {
-        assert_eq!(map_of(130, 64, (1..=130).filter(|n| *n != 64)).first_gap(), None);
-        assert_eq!(map_of(63, 64, 1..=63).first_gap(), None);
-        assert_eq!(map_of(130, 1000, 2..=130).first_gap(), Some((0, Some(2))));
-        assert_eq!(map_of(130, 1000, (1..=130).filter(|n| !(65..=70).contains(n))).first_gap(), Some((64, Some(71))));
-        assert_eq!(map_of(130, 1000, 1..=129).first_gap(), Some((129, None)));
+        assert_eq!(map_of(130, 64, (1..=130).filter(|n| *n != 64)).first_gap(0), None);
+        assert_eq!(map_of(63, 64, 1..=63).first_gap(0), None);
+        assert_eq!(map_of(130, 1000, 2..=130).first_gap(0), Some((0, Some(2))));
+        assert_eq!(map_of(130, 1000, (1..=130).filter(|n| !(65..=70).contains(n))).first_gap(0), Some((64, Some(71))));
+        assert_eq!(map_of(130, 1000, 1..=129).first_gap(0), Some((129, None)));
+        assert_eq!(map_of(130, 1000, (1..=130).filter(|n| *n != 3)).first_gap(2), Some((2, Some(4))));
+        assert_eq!(map_of(130, 1000, (1..=130).filter(|n| *n != 3)).first_gap(3), None);
+    }
+
+    #[test]
+    fn what_was_added_comes_out_in_order() {
+        let map = map_of(200, 1000, [130, 1, 64, 65, 200]);
+        assert_eq!(map.iter().map(Pgno::get).collect::<Vec<_>>(), [1, 64, 65, 130, 200]);
+        assert!(map.has(64) && !map.has(63) && !map.has(0) && !map.has(201) && !map.has(u32::MAX));
     }
 
     #[test]

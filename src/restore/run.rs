@@ -5,21 +5,19 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use futures::future::{Either, select};
-use futures::stream::{self, StreamExt};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::apply::{Applied, apply};
+use super::apply::{Broken, apply};
+use super::fetch::{Waiting, fetch};
+use super::follow::{self, StateFiles};
 use super::output::{Destination, Overwrite, remove_sidecars};
-use super::plan::{Target, check_sizes, check_time, plan};
-use crate::error::{Error, ErrorKind, Result};
-use crate::replica::{FedReader, FileInfo, Replica, Stamps, bridge};
-use crate::sys::{World, blocking};
+use super::plan::{Target, check_sizes};
+use super::progress::Progress;
+use super::survey::{Plan, survey};
+use crate::error::Result;
+use crate::replica::{ByteStream, FileInfo, Replica};
+use crate::sys::{File, World, blocking};
 use crate::types::{IntegrityCheck, PageSize, Timestamp, Txid};
-
-/// Bytes that wait between network and decoder, over all files together.
-const PREFETCH: usize = 16 << 20;
-/// Most files fetched at once: each may hold a piece beyond its share of [`PREFETCH`].
-const MAX_PARALLELISM: usize = 32;
+use crate::v3;
 
 /// Runs SQLite's own check on a database file; an error says what is wrong with it
 /// (`integrity check failed: …`). Blocks. Not called for [`IntegrityCheck::None`].
@@ -38,8 +36,10 @@ pub struct Request {
     pub overwrite: Overwrite,
     /// How thoroughly to check the result.
     pub integrity: IntegrityCheck,
-    /// Files fetched at once, 1…32.
+    /// Files fetched at once, 1…64.
     pub parallelism: usize,
+    /// Moved as the restore goes on.
+    pub progress: Arc<Progress>,
 }
 
 impl Request {
@@ -53,6 +53,7 @@ impl Request {
             overwrite: Overwrite::Refuse,
             integrity: IntegrityCheck::None,
             parallelism: 8,
+            progress: Arc::default(),
         }
     }
 }
@@ -60,10 +61,10 @@ impl Request {
 /// What a restore did.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// The files it used, oldest first.
-    pub plan: Vec<FileInfo>,
-    /// State of the database.
-    pub txid: Txid,
+    /// The objects it used.
+    pub plan: Plan,
+    /// State of the database; backups of 0.3.x have no numbers.
+    pub txid: Option<Txid>,
     /// When that was.
     pub timestamp: Timestamp,
     /// Size of a page.
@@ -77,16 +78,15 @@ pub struct Report {
 /// Lists the replica and plans, without touching anything.
 ///
 /// # Errors
-/// The store's; as [`plan`] and, if asked for, [`check_time`].
-pub async fn plan_for(replica: &Replica, target: Target, require_known_time: bool) -> Result<Vec<FileInfo>> {
-    let stamps = if matches!(target, Target::Before(_)) { Stamps::Exact } else { Stamps::Cheap };
-    let files = replica.list_all(stamps).await?;
+/// The store's; as [`super::Survey::plan`] and, if asked for, [`super::Survey::check_time`].
+pub async fn plan_for(replica: &Replica, target: Target, require_known_time: bool) -> Result<Plan> {
+    let survey = survey(replica, target).await?;
     if let Target::Before(time) = target
         && require_known_time
     {
-        check_time(&files, time)?;
+        survey.check_time(time)?;
     }
-    plan(&files, target)
+    survey.plan(target)
 }
 
 /// Restores. See the module head for what holds when this returns.
@@ -95,50 +95,108 @@ pub async fn plan_for(replica: &Replica, target: Target, require_known_time: boo
 /// `Exists` for a destination that must not be replaced, `NotFound` when nothing leads to the
 /// target, `Corrupt` for damaged or missing files; those of store and file system.
 pub async fn run(world: &World, replica: &Replica, request: &Request, check: Check) -> Result<Report> {
-    let destination = Destination::new(request.output.clone(), request.overwrite);
-    blocking({
-        let (fs, destination) = (world.fs.clone(), destination.clone());
-        move || destination.check(fs.as_ref()).map(drop)
-    })
-    .await?;
+    check_destination(world, request).await?;
     let plan = plan_for(replica, request.target, request.require_known_time).await?;
-    check_sizes(&plan)?;
+    run_plan(world, replica, request, check, plan, None).await.map_err(|broken| broken.error)
+}
 
-    let parallelism = request.parallelism.clamp(1, MAX_PARALLELISM).min(plan.len());
-    let share = u32::try_from(PREFETCH / parallelism).unwrap_or(u32::MAX);
-    let (readers, waiting) = unbounded_channel();
-    // At most `parallelism` feeders run or wait to be finished in turn, so that is also the bound
-    // of the channel. The one the decoder reads is always among them.
-    let feeding = stream::iter(plan.iter().rev().copied().collect::<Vec<_>>())
-        .map(move |file| {
-            let (feeder, reader) = bridge(share);
-            let _ = readers.send((file, reader));
-            feeder.feed(replica.get_resumable(&file))
-        })
-        .buffered(parallelism)
-        .for_each(|()| async {});
+/// Refuses a destination that must not be replaced.
+///
+/// # Errors
+/// `Exists`; those of the file system.
+pub(super) async fn check_destination(world: &World, request: &Request) -> Result<()> {
+    let destination = Destination::new(request.output.clone(), request.overwrite);
+    let fs = world.fs.clone();
+    blocking(move || destination.check(fs.as_ref()).map(drop)).await
+}
 
-    let job = Job {
-        world: world.clone(),
-        destination,
-        integrity: request.integrity,
-        check,
-        files: plan.len(),
-        listed: plan.iter().map(|file| file.size).sum(),
-        waiting,
-    };
-    let applied = match select(pin!(blocking(move || job.run())), pin!(feeding)).await {
-        Either::Left((done, _)) => done,
-        Either::Right(((), job)) => job.await,
+/// Fetches, builds, verifies and publishes a given plan. With `followed` the result is one that can be
+/// followed: in rollback-journal mode, and its state noted beside it.
+pub(super) async fn run_plan(
+    world: &World,
+    replica: &Replica,
+    request: &Request,
+    check: Check,
+    plan: Plan,
+    followed: Option<StateFiles>,
+) -> Result<Report, Broken> {
+    let work = Work { world, request, check, followed };
+    let (_, listed) = plan.size();
+    request.progress.begin(listed);
+    let built = match &plan {
+        Plan::Ltx(files) => {
+            check_sizes(files)?;
+            let newest_first = files.iter().rev().copied().collect();
+            let open = |file: &FileInfo| replica.get_resumable(file);
+            work.run(newest_first, open, move |files, out| Built::from_ltx(files, listed, out)).await
+        }
+        Plan::V3(backup) => {
+            let open = |piece: &v3::Piece| Ok(replica.get_object(piece.key(), piece.size(), piece.key().to_string()));
+            let time = backup.time();
+            work.run(backup.pieces().collect(), open, move |pieces, out| Built::from_v3(pieces, time, out)).await
+        }
     }?;
-    Ok(Report {
-        plan,
-        txid: applied.txid,
-        timestamp: applied.timestamp,
-        page_size: applied.page_size,
-        pages: applied.pages,
-        bytes: applied.bytes(),
-    })
+    let bytes = u64::from(built.pages) * u64::from(built.page_size.get());
+    let Built { txid, timestamp, page_size, pages } = built;
+    Ok(Report { plan, txid, timestamp, page_size, pages, bytes })
+}
+
+/// What is in the temporary file.
+struct Built {
+    txid: Option<Txid>,
+    timestamp: Timestamp,
+    page_size: PageSize,
+    pages: u32,
+}
+
+impl Built {
+    fn from_ltx(files: Waiting<FileInfo>, listed: u64, out: &dyn File) -> Result<Self, Broken> {
+        let (applied, _) = apply(files, listed, None, out)?;
+        Ok(Self {
+            txid: Some(applied.txid),
+            timestamp: applied.timestamp,
+            page_size: applied.page_size,
+            pages: applied.pages,
+        })
+    }
+
+    fn from_v3(pieces: Waiting<v3::Piece>, timestamp: Timestamp, out: &dyn File) -> Result<Self, Broken> {
+        let v3::Applied { page_size, pages } = v3::apply(pieces, out)?;
+        Ok(Self { txid: None, timestamp, page_size, pages })
+    }
+}
+
+struct Work<'a> {
+    world: &'a World,
+    request: &'a Request,
+    check: Check,
+    followed: Option<StateFiles>,
+}
+
+impl Work<'_> {
+    /// Fetches while a blocking thread builds and publishes.
+    async fn run<T, O, B>(self, objects: Vec<T>, open: O, build: B) -> Result<Built, Broken>
+    where
+        T: Clone + Send + 'static,
+        O: Fn(&T) -> Result<ByteStream>,
+        B: FnOnce(Waiting<T>, &dyn File) -> Result<Built, Broken> + Send + 'static,
+    {
+        let Request { output, overwrite, integrity, parallelism, progress, .. } = self.request;
+        let (feeding, waiting) = fetch(objects, *parallelism, progress.clone(), open);
+        let job = Job {
+            world: self.world.clone(),
+            destination: Destination::new(output.clone(), *overwrite),
+            integrity: *integrity,
+            check: self.check,
+            followed: self.followed,
+        };
+        // The outer error is that of the thread, the inner one tells the file at fault.
+        let job = blocking(move || Ok(job.run(move |out| build(waiting, out))));
+        match select(pin!(job), pin!(feeding)).await {
+            Either::Left((done, _)) => done?,
+            Either::Right(((), job)) => job.await?,
+        }
+    }
 }
 
 /// The blocking half.
@@ -147,23 +205,25 @@ struct Job {
     destination: Destination,
     integrity: IntegrityCheck,
     check: Check,
-    files: usize,
-    listed: u64,
-    waiting: UnboundedReceiver<(FileInfo, FedReader)>,
+    followed: Option<StateFiles>,
 }
 
 impl Job {
-    fn run(mut self) -> Result<Applied> {
+    fn run(self, build: impl FnOnce(&dyn File) -> Result<Built, Broken>) -> Result<Built, Broken> {
         let fs = self.world.fs.as_ref();
         let publisher = self.destination.create(&self.world)?;
-        let sources = (0..self.files).map(|_| {
-            // No more to come although files are missing: whoever wanted this has left.
-            self.waiting.blocking_recv().ok_or_else(|| Error::new(ErrorKind::Cancelled, "restore was stopped"))
-        });
-        let applied = apply(sources, self.listed, publisher.file())?;
+        let built = build(publisher.file())?;
+        if self.followed.is_some() {
+            follow::make_followable(publisher.file(), built.pages)?;
+        }
         self.verify(publisher.temp_path())?;
+        if let (Some(state), Some(txid)) = (&self.followed, built.txid) {
+            // Before the database is there: without it this file means nothing, but a database
+            // without this file could never be followed again.
+            state.save(txid)?;
+        }
         self.destination.publish(fs, publisher)?;
-        Ok(applied)
+        Ok(built)
     }
 
     /// SQLite's own check, on the temporary file. A `-wal` beside it would be taken for its own.

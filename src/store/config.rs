@@ -60,7 +60,7 @@ impl UpkeepConfig {
 }
 
 /// One database.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DatabaseConfig {
     /// Of the engine.
     pub db: DbConfig,
@@ -71,7 +71,7 @@ pub struct DatabaseConfig {
 }
 
 /// One place that files go to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TargetConfig {
     /// The store.
     pub replica: Replica,

@@ -2,18 +2,20 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
 
 use super::config::DatabaseConfig;
+use super::health::Health;
 use super::recover;
 use super::target::Target;
-use crate::db::{Db, SyncReport};
+use crate::db::{Counters, Db, SyncReport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::LocalDir;
 use crate::sqlite::Sqlite;
 use crate::sys::{Modes, World, blocking};
+use crate::telemetry::SyncFigures;
 use crate::types::Txid;
 
 /// An engine with its targets.
@@ -24,12 +26,34 @@ pub(super) struct Database {
     /// The executor: one step at a time, first come first served.
     db: Arc<Mutex<Db>>,
     /// Bounds the steps that run at once in this process.
-    pool: Arc<Semaphore>,
+    pool: Arc<Pool>,
     targets: Vec<Target>,
     /// Whether local state was compared with the targets since start.
     recovered: AtomicBool,
     local: LocalDir,
     seen: watch::Sender<Seen>,
+    health: Arc<Health>,
+    /// Set once it was closed for good: another engine may work on its path from then on.
+    closed: Arc<AtomicBool>,
+}
+
+/// Bounds the steps that keep a core busy.
+#[derive(Debug)]
+pub(super) struct Pool {
+    permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+impl Pool {
+    /// So many at once.
+    pub(super) fn new(size: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(size)), waiting: AtomicUsize::new(0) }
+    }
+
+    /// How many steps wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
 }
 
 /// What the last sync left behind.
@@ -50,7 +74,13 @@ pub(super) struct Settings {
 }
 
 impl Database {
-    pub(super) fn new(world: World, sqlite: Arc<dyn Sqlite>, config: DatabaseConfig, pool: Arc<Semaphore>) -> Self {
+    pub(super) fn new(
+        world: World,
+        sqlite: Arc<dyn Sqlite>,
+        config: DatabaseConfig,
+        pool: Arc<Pool>,
+        health: Arc<Health>,
+    ) -> Self {
         let settings =
             Settings { name: config.db.name(), db: config.db.clone(), monitor_interval: config.monitor_interval };
         let meta_path = config.db.meta_path.clone();
@@ -61,9 +91,11 @@ impl Database {
             config: settings,
             db: Arc::new(Mutex::new(db)),
             pool,
-            targets: config.targets.into_iter().map(Target::new).collect(),
+            targets: config.targets.into_iter().enumerate().map(|(n, target)| Target::new(n, target)).collect(),
             recovered: AtomicBool::new(false),
             seen: watch::Sender::new(Seen::default()),
+            health,
+            closed: Arc::default(),
         }
     }
 
@@ -77,6 +109,11 @@ impl Database {
 
     pub(super) fn targets(&self) -> &[Target] {
         &self.targets
+    }
+
+    /// What others are told about it.
+    pub(super) fn health(&self) -> &Health {
+        &self.health
     }
 
     /// The local LTX directory.
@@ -105,8 +142,14 @@ impl Database {
         step: impl FnOnce(&mut Db) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let mut db = Arc::clone(&self.db).lock_owned().await;
-        let permit = Arc::clone(&self.pool).acquire_owned().await;
+        let permit = {
+            let _waiting = Waiting::begin(&self.pool.waiting);
+            Arc::clone(&self.pool.permits).acquire_owned().await
+        };
         let permit = permit.map_err(|_| Error::new(ErrorKind::Cancelled, "the program is shutting down"))?;
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Cancelled, "database was stopped"));
+        }
         blocking(move || {
             let result = step(&mut db);
             drop(permit);
@@ -117,24 +160,80 @@ impl Database {
 
     /// Brings the local files up to the last commit.
     pub(super) async fn sync_local(&self) -> Result<SyncReport> {
+        self.health.sync_begins(&self.world);
+        let outcome = self.sync_steps().await;
+        let told = outcome.as_ref().map(|(report, figures)| figures.map(|figures| (report.position, figures)));
+        self.health.sync_ended(&self.world, told);
+        outcome.map(|(report, _)| report)
+    }
+
+    async fn sync_steps(&self) -> Result<(SyncReport, Option<SyncFigures>)> {
         if !self.recovered.load(Ordering::Acquire) {
             if !recover::run(self).await? {
-                return Ok(SyncReport { no_database: true, ..SyncReport::default() });
+                return Ok((SyncReport { no_database: true, ..SyncReport::default() }, None));
             }
             self.recovered.store(true, Ordering::Release);
         }
-        let (report, modes) = self.with_db(|db| Ok((db.sync()?, db.modes()))).await?;
+        let fs = Arc::clone(&self.world.fs);
+        let (report, modes, figures) = self
+            .with_db(move |db| {
+                let before = db.counters();
+                let report = db.sync()?;
+                let db_bytes = fs.stat_opt(&db.config().path).ok().flatten().map_or(0, |stat| stat.len);
+                Ok((report, db.modes(), figures(db, &before, db_bytes)))
+            })
+            .await?;
         let now = Seen { position: report.position, modes };
         self.seen.send_if_modified(|seen| std::mem::replace(seen, now) != now);
-        Ok(report)
+        Ok((report, (!report.no_database).then_some(figures)))
     }
 
-    /// Ends the read transaction and closes all files.
+    /// New files were made by something else than a sync.
+    pub(super) fn note_position(&self, position: Option<Txid>) {
+        self.seen.send_if_modified(|seen| std::mem::replace(&mut seen.position, position) != position);
+    }
+
+    /// Ends the read transaction and closes all files. Every later step is refused.
     pub(super) async fn close(&self) -> Result<()> {
-        self.with_db(|db| {
+        let closed = Arc::clone(&self.closed);
+        self.with_db(move |db| {
             db.close();
+            closed.store(true, Ordering::Release);
             Ok(())
         })
         .await
+    }
+}
+
+/// Counts somebody who waits, until dropped.
+pub(super) struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    pub(super) fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a pass measured, for metrics.
+fn figures(db: &Db, before: &Counters, db_bytes: u64) -> SyncFigures {
+    let now = db.counters();
+    let (unread, wal_bytes) = db.log_bytes().unwrap_or_default();
+    SyncFigures {
+        db_bytes,
+        wal_synced: wal_bytes.saturating_sub(unread),
+        wal_bytes,
+        txid: db.position().map_or(0, Txid::get),
+        new_wal_bytes: now.wal_bytes.saturating_sub(before.wal_bytes),
+        checkpoints: now.checkpoints.saturating_sub(before.checkpoints),
+        checkpoint_errors: now.checkpoint_errors.saturating_sub(before.checkpoint_errors),
+        checkpoint_time: now.checkpoint_time.saturating_sub(before.checkpoint_time),
+        alarm: now.alarm,
     }
 }

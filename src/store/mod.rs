@@ -9,77 +9,124 @@
 //! 4. A database that fails or a target that is slow holds up no other.
 //! 5. Of each database at most one compaction or snapshot runs at a time, and of all databases a
 //!    bounded number.
-//! 6. Closing syncs and uploads what is left, for as long as the settings say.
+//! 6. Databases may be added, removed, started and stopped while others run (`registry`).
+//! 7. Closing syncs and uploads what is left, for as long as the settings say.
 
 mod agenda;
 mod config;
 mod database;
+mod health;
 mod keeper;
+mod lineage;
 mod monitor;
+mod operate;
 mod recover;
+mod registry;
 mod shutdown;
 mod target;
 mod upkeep;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use config::{DatabaseConfig, ShutdownPolicy, StoreConfig, TargetConfig, UpkeepConfig};
-use database::Database;
+use database::Pool;
+pub use health::{LocalStatus, TargetStatus, Trouble};
+use operate::refusal;
+pub use operate::{Changed, DatabaseStatus, Managed, Synced};
+pub use registry::RunState;
+use registry::{Entry, Refused, Registry};
 use upkeep::Upkeep;
 
 use crate::error::Result;
 use crate::sqlite::Sqlite;
-use crate::sys::{TaskGroup, World};
+use crate::sys::World;
+use crate::telemetry::Metrics;
 
-/// Databases and their tasks.
-#[derive(Debug)]
+/// Databases and their tasks. Clones are handles to the same store.
+#[derive(Debug, Clone)]
 pub struct Store {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     world: World,
-    databases: Vec<Arc<Database>>,
+    sqlite: Arc<dyn Sqlite>,
+    registry: Registry,
     shutdown: ShutdownPolicy,
     upkeep: Arc<Upkeep>,
-    tasks: TaskGroup,
+    metrics: Arc<Metrics>,
+    pool: Arc<Pool>,
+    /// Whether databases that are opened are followed.
+    started: AtomicBool,
+    /// Requests that must be ended before the program may.
+    work: TaskTracker,
+    /// Cuts final syncs short.
+    interrupt: CancellationToken,
 }
 
 impl Store {
     /// Connects to all targets. Databases need not exist yet.
     ///
     /// # Errors
-    /// A target that cannot be used at all.
+    /// A target that cannot be used at all; two databases with one path or one place for local state.
     pub async fn open(world: World, sqlite: Arc<dyn Sqlite>, config: StoreConfig) -> Result<Self> {
         // Work that keeps a core busy: more of it at a time helps nobody.
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let pool = Arc::new(Semaphore::new(cores.max(2)));
-        let mut databases = Vec::new();
+        let metrics = Arc::new(Metrics::new());
+        let shared = Shared {
+            world,
+            sqlite,
+            registry: Registry::default(),
+            shutdown: config.shutdown,
+            upkeep: Arc::new(Upkeep::new(config.upkeep, Arc::clone(&metrics))),
+            metrics,
+            pool: Arc::new(Pool::new(cores.max(2))),
+            started: AtomicBool::new(false),
+            work: TaskTracker::new(),
+            interrupt: CancellationToken::new(),
+        };
+        let store = Self { shared: Arc::new(shared) };
         for config in config.databases {
-            for target in &config.targets {
-                target.replica.client().init().await.map_err(|e| {
-                    e.context(format!("initialize replica client for {:?}", config.db.path.display().to_string()))
-                })?;
-            }
-            databases.push(Arc::new(Database::new(world.clone(), Arc::clone(&sqlite), config, Arc::clone(&pool))));
+            store.init_targets(&config).await?;
+            let path = config.db.path.clone();
+            let entry = store.add(config).map_err(|refused| match refused {
+                Refused::MetaPath(_) | Refused::Replica(..) => refusal(refused),
+                other => refusal(other).at(path.display()),
+            })?;
+            store.open_entry(&entry);
         }
-        let upkeep = Arc::new(Upkeep::new(config.upkeep));
-        Ok(Self { world, databases, shutdown: config.shutdown, upkeep, tasks: TaskGroup::default() })
+        Ok(store)
     }
 
-    /// Starts following all databases.
-    pub fn start(&mut self) {
-        self.upkeep.announce();
-        for database in &self.databases {
+    /// Starts following all databases, and those that come later.
+    pub fn start(&self) {
+        self.shared.upkeep.announce();
+        self.shared.started.store(true, Ordering::Release);
+        for entry in self.shared.registry.all() {
+            self.follow_if_started(&entry);
+        }
+    }
+
+    fn follow_if_started(&self, entry: &Entry) {
+        if !self.shared.started.load(Ordering::Acquire) {
+            return;
+        }
+        entry.follow(|database, tasks| {
             let monitored = Arc::clone(database);
-            self.tasks.spawn("database monitor", |stop| monitor::run(monitored, stop));
+            tasks.spawn("database monitor", |stop| monitor::run(monitored, stop));
             for n in 0..database.targets().len() {
                 let uploaded = Arc::clone(database);
-                self.tasks.spawn("replica monitor", move |stop| target::run(uploaded, n, stop));
+                tasks.spawn("replica monitor", move |stop| target::run(uploaded, n, stop));
             }
-            let (kept, upkeep) = (Arc::clone(database), Arc::clone(&self.upkeep));
-            self.tasks.spawn("keeper", move |stop| keeper::run(kept, upkeep, stop));
-        }
+            let (kept, upkeep) = (Arc::clone(database), Arc::clone(&self.shared.upkeep));
+            tasks.spawn("keeper", move |stop| keeper::run(kept, upkeep, stop));
+        });
     }
 
     /// Syncs every database once, in order.
@@ -87,21 +134,22 @@ impl Store {
     /// # Errors
     /// The first failure, with what was being done.
     pub async fn run_once(&self, force_snapshot: bool, enforce_retention: bool) -> Result<()> {
-        for database in &self.databases {
+        for entry in self.shared.registry.all() {
+            let Some(database) = entry.database() else { continue };
             let path = database.path().display();
             tracing::info!(path = %path, "syncing database");
             database.sync_local().await.map_err(|e| e.context(format!("sync database {path}")))?;
             for target in database.targets() {
-                let uploaded = target.sync(database, None).await;
+                let uploaded = target.sync(&database, None).await;
                 uploaded.map_err(|e| e.context(format!("sync replica for {path}")))?;
                 if force_snapshot {
                     tracing::info!(path = %path, "taking snapshot");
-                    target.snapshot(database).await.map_err(|e| e.context(format!("snapshot {path}")))?;
+                    target.force_snapshot(&database).await.map_err(|e| e.context(format!("snapshot {path}")))?;
                 }
                 if enforce_retention {
                     tracing::info!(path = %path, "enforcing retention");
-                    let now = self.world.clock.now();
-                    let done = self.upkeep.retain_snapshots(target, now).await;
+                    let now = self.shared.world.clock.now();
+                    let done = self.shared.upkeep.retain_snapshots(target, now).await;
                     done.map_err(|e| e.context(format!("enforce retention for {path}")))?;
                 }
             }
@@ -109,15 +157,36 @@ impl Store {
         Ok(())
     }
 
-    /// Stops all tasks, syncs and uploads what is left, and closes the databases. `interrupt`
-    /// cuts the final uploads short.
-    pub async fn close(mut self, interrupt: CancellationToken) {
-        self.tasks.stop().await;
-        shutdown::close_all(&self.world, &self.databases, self.shutdown, &interrupt).await;
+    /// Stops all tasks, ends what was asked for, syncs and uploads what is left, and closes the
+    /// databases. `interrupt` cuts the final uploads short.
+    pub async fn close(&self, interrupt: CancellationToken) {
+        let shared = &self.shared;
+        let entries = shared.registry.close();
+        shared.work.close();
+        let closing = async {
+            shutdown::close_all(&shared.world, &entries, shared.shutdown, &interrupt).await;
+            shared.work.wait().await;
+        };
+        let cut = async {
+            interrupt.cancelled().await;
+            shared.interrupt.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = closing => {}
+            () = cut => {}
+        }
     }
 
     /// Paths of the databases, in order.
-    pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.databases.iter().map(|d| d.path())
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.shared.registry.all().iter().map(|entry| entry.path().to_owned()).collect()
+    }
+
+    /// What is counted and measured.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
     }
 }

@@ -21,6 +21,8 @@ const ERROR_SPACING: Duration = Duration::from_secs(30);
 const BUSY_LOOK: Duration = Duration::from_millis(20);
 /// A log that brought something within this time is busy.
 const BUSY_FOR: Duration = Duration::from_secs(3);
+/// How often a database is tried that another process replicates.
+const LOCK_LOOK: Duration = Duration::from_secs(1);
 /// Even a log that seems untouched is read this often.
 const FULL_PASS: Duration = Duration::from_secs(60);
 /// Between intervals, sync once so many checkpoint thresholds' worth of log is unread.
@@ -30,6 +32,8 @@ const BURST_FACTOR: u64 = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
     Nothing,
+    /// There is nothing that was not read.
+    Current,
     Sync,
 }
 
@@ -62,7 +66,11 @@ pub(super) async fn run(database: Arc<Database>, stop: CancellationToken) {
     loop {
         let now = clock.elapsed();
         let mut wait = times.next_look(now);
-        if look(&database, &times, now) == Look::Sync {
+        let found = look(&database, &times, now);
+        if found == Look::Current {
+            database.health().looked(&database.world, now);
+        }
+        if found == Look::Sync {
             times.synced = Some(now);
             match database.sync_local().await {
                 Ok(report) => {
@@ -95,7 +103,7 @@ fn look(database: &Database, times: &Times, now: Duration) -> Look {
     // Somebody else is at it; there will be another look.
     let Some(db) = database.try_db() else { return Look::Nothing };
     if since >= times.interval {
-        return if db.needs_step() { Look::Sync } else { Look::Nothing };
+        return if db.needs_step() { Look::Sync } else { Look::Current };
     }
     let frames = u64::from(database.config.db.min_checkpoint_pages).saturating_mul(BURST_FACTOR);
     let burst = db.page_size().map(|size| frames.saturating_mul(size.frame_size()));
@@ -125,9 +133,14 @@ impl Trouble {
     }
 
     async fn step(&mut self, database: &Database, err: &Error, now: Duration) -> Duration {
-        let wait = self.backoff.step();
+        let mut wait = self.backoff.step();
+        if err.kind() == ErrorKind::InUse {
+            // When the other process ends, this one takes over at once.
+            wait = wait.min(LOCK_LOOK);
+        }
         let failures = self.backoff.failures();
         let full = err.kind() == ErrorKind::DiskFull;
+        database.health().local_trouble(&database.world, err, failures, wait);
         if self.limiter.allow(now, err) {
             if full {
                 error!(system = "store", db = %database.name(), error = %err, consecutive_errors = failures,

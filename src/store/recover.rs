@@ -8,6 +8,7 @@ use futures::TryStreamExt;
 use tracing::{info, warn};
 
 use super::database::Database;
+use super::lineage;
 use crate::compaction::Manifest;
 use crate::db::LocalState;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,6 +36,11 @@ pub(super) async fn run(database: &Database) -> Result<bool> {
         floor = floor.max(max);
     }
     replace_broken(database).await?;
+    for target in database.targets() {
+        if lineage::give_up_other_history(database, target).await? {
+            break;
+        }
+    }
     let position = database
         .with_db(move |db| {
             db.set_floor(floor)?;

@@ -3,39 +3,43 @@
 use std::io::BufWriter;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures::TryStreamExt;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::config::TargetConfig;
 use super::database::Database;
-use crate::compaction::{Cure, Manifest, SharedManifest, cure, gaps};
+use super::lineage;
+use crate::compaction::{Compactor, Cure, Limits, Manifest, SharedManifest, cure, gaps};
 use crate::db::SnapshotInfo;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ltx::{FileWriter, Header};
+use crate::ltx::{self, FileWriter, Header};
 use crate::replica::{FileInfo, Replica};
-use crate::sys::{Backoff, LogLimiter, OpenMode, Publisher, World, blocking, read_full_at, unique_temp_path};
+use crate::sys::{
+    Backoff, Fs, LogLimiter, Modes, OpenMode, Publisher, World, blocking, read_full_at, unique_temp_path,
+};
 use crate::types::{Level, PageSize, Txid, TxidRange};
 
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
-/// How often a snapshot is begun before it is left for later.
-const SNAPSHOT_ATTEMPTS: u32 = 5;
 const ERROR_SPACING: Duration = Duration::from_secs(30);
 
 /// A place that files go to.
 #[derive(Debug)]
 pub(super) struct Target {
+    /// Which one of the database's.
+    n: usize,
     config: TargetConfig,
     /// One upload pass at a time.
     state: Mutex<Known>,
     manifest: SharedManifest,
     /// Whether an upload pass ever went through.
     ready: AtomicBool,
+    /// Set once somebody else was found to write to it. From then on nothing is: see [`lineage`].
+    rival: OnceLock<Txid>,
 }
 
 /// What the target is known to hold. Forgotten after any error.
@@ -62,8 +66,15 @@ pub(super) enum Pass {
 }
 
 impl Target {
-    pub(super) fn new(config: TargetConfig) -> Self {
-        Self { config, state: Mutex::default(), manifest: SharedManifest::new(), ready: AtomicBool::new(false) }
+    pub(super) fn new(n: usize, config: TargetConfig) -> Self {
+        Self {
+            n,
+            config,
+            state: Mutex::default(),
+            manifest: SharedManifest::new(),
+            ready: AtomicBool::new(false),
+            rival: OnceLock::new(),
+        }
     }
 
     pub(super) fn replica(&self) -> &Replica {
@@ -75,17 +86,31 @@ impl Target {
         &self.manifest
     }
 
-    /// Whether an upload pass ever went through: before that there is nothing to compact.
+    /// Whether an upload pass ever went through, before which there is nothing to compact, and the
+    /// target is still ours.
     pub(super) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+        self.ready.load(Ordering::Acquire) && self.rival.get().is_none()
+    }
+
+    /// Refuses a target that has another writer.
+    fn check_ours(&self) -> Result<()> {
+        self.rival.get().map_or(Ok(()), |txid| Err(lineage::taken(self.replica(), *txid)))
+    }
+
+    /// Somebody else wrote `txid`.
+    fn lost_to_rival(&self, txid: Txid) -> Error {
+        let _ = self.rival.set(txid);
+        lineage::taken(self.replica(), txid)
     }
 
     /// Uploads pending files, at most `limit`.
     ///
     /// # Errors
-    /// `NotFound` (`no position, waiting for data`) while nothing was ever synced; the store's.
+    /// `NotFound` (`no position, waiting for data`) while nothing was ever synced; `InUse` once another
+    /// writer was met; the store's.
     pub(super) async fn sync(&self, database: &Database, limit: Option<NonZeroUsize>) -> Result<Pass> {
         let mut known = self.state.lock().await;
+        self.check_ours()?;
         let Some(local) = database.seen().position else {
             return Err(Error::new(ErrorKind::NotFound, "no position, waiting for data"));
         };
@@ -100,11 +125,13 @@ impl Target {
             Ok((position, pass)) => {
                 // Only now, so that an error leaves nothing assumed.
                 known.position = Some(position);
+                database.health().reached(self.n, position.txid, pass == Pass::Done);
                 self.ready.store(true, Ordering::Release);
                 Ok(pass)
             }
             Err(err) => {
                 self.manifest.forget();
+                database.health().lost_track(&database.world, self.n);
                 Err(err)
             }
         }
@@ -116,6 +143,7 @@ impl Target {
     /// Those of reading the database and of the store.
     pub(super) async fn heal(&self, database: &Database) -> Result<()> {
         let _turn = self.state.lock().await;
+        self.check_ours()?;
         self.close_gaps(database).await
     }
 
@@ -150,6 +178,9 @@ impl Target {
 
     /// Asks the target what it holds, and closes gaps.
     async fn look(&self, database: &Database) -> Result<Position> {
+        if let Some(txid) = lineage::diverged(database, self).await? {
+            return Err(self.lost_to_rival(txid));
+        }
         self.close_gaps(database).await?;
         let ends = |manifest: &Manifest| {
             let key = |f: &&FileInfo| (f.txids.max(), f.level);
@@ -163,16 +194,10 @@ impl Target {
             Some(chain) if self.has_local(database, chain.txids.max(), newest.txids.max()).await? => chain,
             _ => newest,
         };
-        let head = self.config.replica.get(newest.level, newest.txids, Some(0..Header::SIZE as u64)).await?;
-        let bytes: Vec<u8> = head
-            .try_fold(Vec::new(), |mut all, chunk| async move {
-                all.extend_from_slice(&chunk);
-                Ok(all)
-            })
-            .await?;
-        let header = <&[u8; Header::SIZE]>::try_from(bytes.as_slice())
-            .map_err(|_| Error::corrupt("ltx file is shorter than its header").at(newest))
-            .and_then(Header::decode);
+        let header = match self.replica().header(newest.level, newest.txids).await {
+            Err(err) if err.kind() != ErrorKind::Corrupt => return Err(err),
+            other => other,
+        };
         // A damaged newest file must not stop uploads; it only cannot tell its page size.
         Ok(Position { txid: Some(newest.txids.max()), page_size: header.ok().map(|h| h.page_size) })
     }
@@ -203,7 +228,7 @@ impl Target {
         limit: Option<NonZeroUsize>,
     ) -> Result<(Position, Pass)> {
         debug!(system = "store", db = %database.name(), replica = self.replica().kind(),
-            "txid.replica" = at.txid.map(tracing::field::display), "txid.db" = %local, "replica sync");
+            "txid.replica" = at.txid.map_or_else(|| "0".repeat(16), |t| t.to_string()), "txid.db" = %local, "replica sync");
         let mut count = 0;
         let mut next = Txid::after(at.txid);
         while next <= local {
@@ -227,7 +252,11 @@ impl Target {
                 info!(system = "store", db = %database.name(), page_size = page_size.get(), "page size changed, taking a snapshot");
                 self.snapshot(database).await?;
             }
-            self.put(database, txids).await?;
+            let image = self.put(database, txids).await?;
+            if let Some(image) = image {
+                // Restores need not go back further, and level 9 need not read the database again (C5).
+                self.promote(database, &image).await?;
+            }
             at = Position { txid: Some(next), page_size: Some(page_size) };
             next = next.next();
             count += 1;
@@ -235,59 +264,138 @@ impl Target {
         Ok((at, Pass::Done))
     }
 
-    /// Uploads one local L0 file.
-    async fn put(&self, database: &Database, txids: TxidRange) -> Result<()> {
+    /// Uploads one local L0 file. If it is a full image that does not begin the history, it is returned.
+    async fn put(&self, database: &Database, txids: TxidRange) -> Result<Option<FileInfo>> {
         let (path, modes) = (database.local().path(Level::L0, txids), database.seen().modes);
         let put = self.replica().put_local(Level::L0, txids, &database.world, &path, modes).await;
-        let info = put.map_err(|e| e.context("write ltx file"))?;
+        let info = match put {
+            Err(err) if err.kind() == ErrorKind::Exists => {
+                let ours = lineage::ours(database, self, txids).await;
+                match ours.map_err(|e| e.context("write ltx file"))? {
+                    // The answer to an earlier try was lost.
+                    Some(info) => info,
+                    None => return Err(self.lost_to_rival(txids.max())),
+                }
+            }
+            other => other.map_err(|e| e.context("write ltx file"))?,
+        };
         self.manifest.written(info);
         debug!(system = "store", db = %database.name(), replica = self.replica().kind(), level = 0,
             minTXID = %txids.min(), maxTXID = %txids.max(), size = info.size, "ltx file uploaded");
-        Ok(())
+        let image = txids.min() > Txid::FIRST && is_full_image(&database.world, path).await?;
+        Ok(image.then_some(info))
     }
 
-    /// Writes a snapshot of the present state to level 9.
+    /// Publishes a full image of level 0 as a snapshot too.
+    pub(super) async fn promote(&self, database: &Database, image: &FileInfo) -> Result<FileInfo> {
+        let compactor = Compactor {
+            replica: self.replica(),
+            manifest: &self.manifest,
+            local: Some(database.local()),
+            modes: database.seen().modes,
+            limits: Limits::default(),
+        };
+        let info = compactor.promote(image).await?;
+        log_snapshot(database, &info);
+        Ok(info)
+    }
+
+    /// Writes a snapshot of the present state to level 9, after everything it holds was uploaded: so a
+    /// target that somebody else has taken over never gets one of ours.
     ///
     /// # Errors
     /// Those of reading the database and of the store.
-    pub(super) async fn snapshot(&self, database: &Database) -> Result<SnapshotInfo> {
-        Ok(self.write_snapshot(database).await?.0)
+    pub(super) async fn snapshot_uploaded(&self, database: &Database) -> Result<FileInfo> {
+        self.sync(database, None).await?;
+        // The first file of a history is its first snapshot (C6).
+        if database.seen().position == Some(Txid::FIRST) {
+            let first = TxidRange::single(Txid::FIRST);
+            let known = self.manifest.read(self.replica(), |m| m.level(Level::L0).first().copied()).await?;
+            if let Some(image) = known.filter(|file| file.txids == first) {
+                return self.promote(database, &image).await;
+            }
+        }
+        let info = self.force_snapshot(database).await?;
+        log_snapshot(database, &info);
+        Ok(info)
     }
 
-    /// As [`Target::snapshot`], with the file it became.
-    pub(super) async fn write_snapshot(&self, database: &Database) -> Result<(SnapshotInfo, FileInfo)> {
-        let world = database.world.clone();
-        let (snapshot, path, modes) = database
-            .with_db(move |db| {
-                let modes = db.modes().unwrap_or_default();
-                // Several targets may be at it at the same time.
-                let path = db.config().meta_path.join("snapshot.ltx");
-                let path = unique_temp_path(world.random.as_ref(), &path);
-                world.fs.create_dir_all(&db.config().meta_path, modes.dir)?;
-                for attempt in 1.. {
-                    let publisher = Publisher::create_as(world.fs.as_ref(), path.clone(), &path, modes.file)?;
-                    let out = BufWriter::with_capacity(1 << 20, FileWriter::new(publisher.file()));
-                    match db.snapshot(out) {
-                        // A commit came between sync and snapshot.
-                        Err(err) if err.kind() == ErrorKind::Changed && attempt < SNAPSHOT_ATTEMPTS => {}
-                        other => {
-                            let snapshot = other?;
-                            publisher.seal()?;
-                            return Ok((snapshot, path, modes));
-                        }
-                    }
-                }
-                unreachable!("the last attempt returns")
+    /// Writes a snapshot of the present state to level 9, whatever is there. Says nothing: who forces one
+    /// knows.
+    ///
+    /// # Errors
+    /// Those of reading the database and of the store.
+    pub(super) async fn force_snapshot(&self, database: &Database) -> Result<FileInfo> {
+        let staged = Staged::write(database).await?;
+        self.sync(database, None).await?;
+        self.put_snapshot(database, staged).await
+    }
+
+    /// Writes a snapshot of the present state to level 9.
+    async fn snapshot(&self, database: &Database) -> Result<SnapshotInfo> {
+        let staged = Staged::write(database).await?;
+        let snapshot = staged.snapshot;
+        log_snapshot(database, &self.put_snapshot(database, staged).await?);
+        Ok(snapshot)
+    }
+
+    async fn put_snapshot(&self, database: &Database, staged: Staged) -> Result<FileInfo> {
+        let (txids, modes) = (staged.snapshot.txids, Some(staged.modes));
+        let info = self.replica().put_local(Level::SNAPSHOT, txids, &database.world, &staged.path, modes).await?;
+        self.manifest.written(info);
+        Ok(info)
+    }
+}
+
+fn log_snapshot(database: &Database, info: &FileInfo) {
+    info!(system = "store", db = %database.name(), txid = %info.txids.max(), size = info.size, "snapshot complete");
+}
+
+/// A snapshot in a local file, so that a slow store holds up nothing but itself. The file goes with
+/// this.
+#[derive(Debug)]
+struct Staged {
+    snapshot: SnapshotInfo,
+    path: PathBuf,
+    modes: Modes,
+    fs: Arc<dyn Fs>,
+}
+
+impl Staged {
+    async fn write(database: &Database) -> Result<Self> {
+        let (mut reader, position, modes, meta) = database
+            .with_db(|db| {
+                let reader = db.begin_snapshot()?;
+                Ok((reader, db.position(), db.modes().unwrap_or_default(), db.config().meta_path.clone()))
             })
             .await?;
-        let put = self.replica().put_local(Level::SNAPSHOT, snapshot.txids, &database.world, &path, Some(modes)).await;
-        let fs = database.world.fs.clone();
-        blocking(move || fs.remove_file(&path)).await?;
-        let info = put?;
-        self.manifest.written(info);
-        info!(system = "store", db = %database.name(), txid = %snapshot.txids.max(), size = info.size, "snapshot complete");
-        Ok((snapshot, info))
+        // It synced first, which may have brought new files.
+        database.note_position(position);
+        let world = database.world.clone();
+        blocking(move || {
+            // Several targets may be at it at the same time.
+            let path = unique_temp_path(world.random.as_ref(), &meta.join("snapshot.ltx"));
+            world.fs.create_dir_all(&meta, modes.dir)?;
+            let publisher = Publisher::create_as(world.fs.as_ref(), path.clone(), &path, modes.file)?;
+            let snapshot = reader.write(BufWriter::with_capacity(1 << 20, FileWriter::new(publisher.file())))?;
+            drop(reader);
+            let path = publisher.seal()?;
+            Ok(Self { snapshot, path, modes, fs: world.fs.clone() })
+        })
+        .await
     }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let _ = self.fs.remove_file(&self.path);
+    }
+}
+
+/// Whether a local file holds every page of the database.
+async fn is_full_image(world: &World, path: PathBuf) -> Result<bool> {
+    let fs = world.fs.clone();
+    blocking(move || ltx::is_full_image(fs.open(&path, OpenMode::Read)?.as_ref())).await
 }
 
 /// Page size in the header of a local file; `None` if the file is not there.
@@ -338,6 +446,7 @@ pub(super) async fn run(database: Arc<Database>, n: usize, stop: CancellationTok
                 }
                 Err(err) => {
                     wait = interval + backoff.step();
+                    database.health().target_trouble(&database.world, n, &err, backoff.failures(), wait);
                     if limiter.allow(clock.elapsed(), &err) {
                         error!(system = "store", db = %database.name(), replica = target.replica().kind(), error = %err,
                             hint = err.hint_text(), consecutive_errors = backoff.failures(), "monitor error");

@@ -1,12 +1,15 @@
 //! What the keeper does to one target: the effects; when is for [`super::agenda`].
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::config::UpkeepConfig;
-use super::database::Database;
+use super::database::{Database, Waiting};
 use super::target::Target;
 use crate::compaction::{
     Compactor, Due, Limits, Manifest, SnapshotSource, Step, TrustedTime, base, delete, expired, findings, l0, local_l0,
@@ -15,7 +18,7 @@ use crate::compaction::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::{FileInfo, Stamps};
 use crate::sys::blocking;
-use crate::telemetry::duration;
+use crate::telemetry::{Metrics, duration};
 use crate::types::{Level, Timestamp, Txid};
 
 /// Compactions and snapshots at once, over all databases: more than cores, because most of the time
@@ -29,6 +32,8 @@ const MAX_FINDINGS: usize = 20;
 pub(super) struct Upkeep {
     pub(super) config: UpkeepConfig,
     pool: Semaphore,
+    waiting: AtomicUsize,
+    metrics: Arc<Metrics>,
 }
 
 /// A database as one target's snapshots see it.
@@ -44,13 +49,13 @@ impl SnapshotSource for Source<'_> {
     }
 
     async fn snapshot(&self) -> Result<FileInfo> {
-        Ok(self.target.write_snapshot(self.database).await?.1)
+        self.target.snapshot_uploaded(self.database).await
     }
 }
 
 impl Upkeep {
-    pub(super) fn new(config: UpkeepConfig) -> Self {
-        Self { config, pool: Semaphore::new(AT_ONCE) }
+    pub(super) fn new(config: UpkeepConfig, metrics: Arc<Metrics>) -> Self {
+        Self { config, pool: Semaphore::new(AT_ONCE), waiting: AtomicUsize::new(0), metrics }
     }
 
     /// Says what will be done, as Litestream does.
@@ -69,7 +74,13 @@ impl Upkeep {
     }
 
     async fn permit(&self) -> Result<SemaphorePermit<'_>> {
+        let _waiting = Waiting::begin(&self.waiting);
         self.pool.acquire().await.map_err(|_| Error::new(ErrorKind::Cancelled, "the program is shutting down"))
+    }
+
+    /// How many compactions and snapshots wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Fills a level from the one below, if it is time. Returns whether anything was written.
@@ -100,10 +111,12 @@ impl Upkeep {
         let _permit = self.permit().await?;
         let (mut wrote, mut healed) = (false, false);
         while !stop.is_cancelled() {
+            let began = database.world.clock.elapsed();
             match compactor.step(level, until).await? {
                 Step::Nothing => break,
                 Step::Merged(file) => {
                     wrote = true;
+                    self.metrics.wrote_level(level, database.world.clock.elapsed().saturating_sub(began), file.size);
                     info!(system = "store", db = %database.name(), level = level.get(), "txid.min" = %file.txids.min(),
                         "txid.max" = %file.txids.max(), size = file.size, "compaction complete");
                 }
@@ -117,7 +130,7 @@ impl Upkeep {
             }
         }
         if wrote && self.config.verify_compaction {
-            verify(target, level).await?;
+            verify(database, target, level).await?;
         }
         Ok(wrote)
     }
@@ -130,7 +143,10 @@ impl Upkeep {
         let due = |m: &Manifest| snapshot_due(m.newest(Level::SNAPSHOT), position, now, interval);
         if target.manifest().read(target.replica(), due).await? == Due::Now {
             let _permit = self.permit().await?;
-            source.snapshot().await?;
+            let began = database.world.clock.elapsed();
+            let file = source.snapshot().await?;
+            let took = database.world.clock.elapsed().saturating_sub(began);
+            self.metrics.wrote_level(Level::SNAPSHOT, took, file.size);
         }
         Ok(())
     }
@@ -158,6 +174,8 @@ impl Upkeep {
         for target in database.targets() {
             let decide = |m: &Manifest| l0(m, time.cutoff(age), base(m, window).map(|f| f.txids.max()));
             let decision = target.manifest().read(target.replica(), decide).await?;
+            let eligible = decision.delete.len();
+            database.health().metrics.l0_files(eligible, decision.not_compacted, decision.too_recent);
             let count = delete(target.replica(), target.manifest(), &decision.delete, policy).await?;
             if count > 0 {
                 info!(system = "store", db = %database.name(), deleted_count = count,
@@ -196,9 +214,10 @@ impl Upkeep {
 }
 
 /// Lists a level after it was written to.
-async fn verify(target: &Target, level: Level) -> Result<()> {
+async fn verify(database: &Database, target: &Target, level: Level) -> Result<()> {
     let files = target.replica().list(level, None, Stamps::Cheap).await?;
     if let Some(finding) = findings(&files).next() {
+        database.health().metrics.verify_error();
         warn!(subsystem = "compactor", level = level.get(), error = %finding.compaction_text(),
             "post-compaction verification failed");
     }

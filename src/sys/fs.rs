@@ -67,8 +67,10 @@ pub struct FileStat {
     pub kind: FileKind,
     /// Length in bytes.
     pub len: u64,
-    /// Last modification.
+    /// Last modification, or what [`File::set_modified`] made of it.
     pub modified: Timestamp,
+    /// When content or any of these facts last changed; nobody can set this.
+    pub changed: Timestamp,
     /// Identity.
     pub id: FileId,
     /// Permission bits and owner.
@@ -129,6 +131,9 @@ pub trait File: fmt::Debug + Send + Sync {
     fn set_modified(&self, at: Timestamp) -> Result<()>;
 }
 
+/// A lock that is held. Dropping it gives it back.
+pub trait Lock: fmt::Debug + Send + Sync {}
+
 /// A file system.
 pub trait Fs: fmt::Debug + Send + Sync + 'static {
     /// Opens a file.
@@ -156,6 +161,18 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// I/O errors.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
+    /// Renames unless `to` names something, which is told from the rename itself and not before it.
+    /// Where the file system cannot do that, it is looked at before.
+    ///
+    /// # Errors
+    /// `Exists`, with `from` still there; I/O errors.
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()>;
+    /// Takes the lock that the file stands for, creating it if need be, for as long as the result
+    /// lives. `owner` is left in the file for whoever finds it locked.
+    ///
+    /// # Errors
+    /// `InUse` if somebody has it, in this process or another; I/O errors.
+    fn lock(&self, path: &Path, owner_mode: OwnerMode, owner: &str) -> Result<Box<dyn Lock>>;
     /// Removes a file. Removing an absent one succeeds.
     ///
     /// # Errors
@@ -171,6 +188,17 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// I/O errors.
     fn sync_dir(&self, dir: &Path) -> Result<()>;
+
+    /// Like [`Fs::create_dir_all`], and makes the entries of `dir` and of `above - 1` directories above it
+    /// durable, whoever created them: somebody may have been killed, or have met an error, between
+    /// creating one and syncing its parent.
+    ///
+    /// # Errors
+    /// I/O errors.
+    fn create_durable_dir(&self, dir: &Path, owner_mode: OwnerMode, above: usize) -> Result<()> {
+        self.create_dir_all(dir, owner_mode)?;
+        dir.ancestors().skip(1).take(above).try_for_each(|parent| self.sync_dir(parent))
+    }
 
     /// Like [`Fs::stat`], with `None` for a missing path.
     ///

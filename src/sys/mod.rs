@@ -6,6 +6,7 @@ mod backoff;
 mod blocking;
 mod clock;
 mod fault;
+mod file_lock;
 pub(crate) mod fs;
 mod memory;
 mod os_fs;
@@ -19,12 +20,12 @@ pub use backoff::{Backoff, LogLimiter};
 pub use blocking::blocking;
 pub use clock::{BootId, Clock, ManualClock, SystemClock};
 pub use fault::{FaultPoint, fault_point};
-pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Modes, OpenMode, OwnerMode};
+pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, Modes, OpenMode, OwnerMode};
 pub use memory::give_memory_back;
 pub use os_fs::OsFs;
 pub use publish::{Publisher, read_full_at, target_of_temp, unique_temp_path};
 pub use random::{OsRandom, Random};
-pub use task::TaskGroup;
+pub use task::{TaskGroup, to_the_end};
 
 /// File system, clock and randomness, as everything above `sys` sees them.
 #[derive(Debug, Clone)]

@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, OpenMode, OwnerMode};
+use super::file_lock;
+use super::fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, OpenMode, OwnerMode};
 use crate::error::{Error, Result};
 use crate::types::Timestamp;
 
@@ -30,6 +31,7 @@ fn stat_of(meta: &fs::Metadata) -> FileStat {
     FileStat {
         kind,
         len: meta.len(),
+        changed: Timestamp::from_millis(meta.ctime() * 1000 + meta.ctime_nsec() / 1_000_000),
         modified: meta.modified().map_or(Timestamp::from_millis(0), Timestamp::from_system),
         id: FileId { dev: meta.dev(), ino: meta.ino() },
         owner_mode: OwnerMode { mode: meta.mode() & 0o7777, owner: Some((meta.uid(), meta.gid())) },
@@ -137,6 +139,31 @@ impl Fs for OsFs {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that renames")]
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         fs::rename(from, to).map_err(|e| Error::io("rename", e).at(format!("{} {}", from.display(), to.display())))
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        let fail = |e: io::Error| Error::io("rename", e).at(format!("{} {}", from.display(), to.display()));
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(()),
+            // The kernel or this file system does not know the flag. A link does not replace either.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+            Err(err) => return Err(fail(err.into())),
+        }
+        match fs::hard_link(from, to) {
+            Ok(()) => self.remove_file(from),
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Err(fail(err)),
+            // Nor does it know links: all that is left is to look first.
+            Err(_) if self.stat_opt(to)?.is_some() => Err(fail(io::ErrorKind::AlreadyExists.into())),
+            Err(_) => self.rename(from, to),
+        }
+    }
+
+    fn lock(&self, path: &Path, owner_mode: OwnerMode, owner: &str) -> Result<Box<dyn Lock>> {
+        let lock = file_lock::take(path, owner_mode, owner)?;
+        give_to(path, owner_mode.owner);
+        Ok(Box::new(lock))
     }
 
     fn remove_file(&self, path: &Path) -> Result<()> {

@@ -83,7 +83,23 @@ impl<'a> Publisher<'a> {
     /// # Errors
     /// I/O errors. Before the rename the target is untouched; a failing rename or directory sync
     /// leaves it unknown which of old and new is there.
-    pub fn publish(mut self, stamp: Option<Timestamp>) -> Result<()> {
+    pub fn publish(self, stamp: Option<Timestamp>) -> Result<()> {
+        self.publish_by(stamp, |fs, temp, target| fs.rename(temp, target))
+    }
+
+    /// Like [`Publisher::publish`], but does not replace a target that is there.
+    ///
+    /// # Errors
+    /// `Exists`, with the target untouched; those of [`Publisher::publish`].
+    pub fn publish_new(self, stamp: Option<Timestamp>) -> Result<()> {
+        self.publish_by(stamp, |fs, temp, target| fs.rename_new(temp, target))
+    }
+
+    fn publish_by(
+        mut self,
+        stamp: Option<Timestamp>,
+        rename: impl FnOnce(&dyn Fs, &Path, &Path) -> Result<()>,
+    ) -> Result<()> {
         let Some(file) = self.file.take() else { unreachable!("publish runs once") };
         let sealed = (|| {
             fault_point("publish.sync")?;
@@ -93,7 +109,7 @@ impl<'a> Publisher<'a> {
             }
             drop(file);
             fault_point("publish.rename")?;
-            self.fs.rename(&self.temp, &self.target)
+            rename(self.fs, &self.temp, &self.target)
         })();
         if let Err(err) = sealed {
             let _ = self.fs.remove_file(&self.temp);

@@ -2,6 +2,8 @@
 
 mod format;
 mod log;
+mod metrics;
 
 pub use format::Shape;
 pub use log::{LogSettings, LogStream, duration, init, parse_level};
+pub use metrics::{DatabaseMetrics, Metrics, ReplicaGauges, Scrape, StorageRequest, SyncFigures};

@@ -62,7 +62,7 @@ impl Scene {
             shutdown: ShutdownPolicy { timeout: millis(1000), interval: millis(100) },
             upkeep,
         };
-        let mut store = Store::open(World::system(), Arc::new(SystemSqlite), config).await.unwrap();
+        let store = Store::open(World::system(), Arc::new(SystemSqlite), config).await.unwrap();
         store.start();
         store
     }

@@ -18,11 +18,14 @@ macro_rules! for_each_case {
         $case!(an_absent_prefix_is_an_empty_list);
         $case!(a_list_is_in_key_order_and_starts_after_a_key);
         $case!(a_list_holds_only_what_is_directly_below_its_prefix);
+        $case!(directories_are_those_directly_below_the_prefix);
         $case!(five_thousand_objects_are_all_listed);
         $case!(ranges_are_cut_at_the_end_of_the_object);
         $case!(an_absent_object_is_not_found);
         $case!(what_was_put_is_read_and_listed_at_once);
         $case!(a_put_replaces_the_old_object);
+        $case!(an_exclusive_put_does_not_replace);
+        $case!(of_exclusive_puts_of_one_name_one_wins);
         $case!(a_failing_body_leaves_nothing_behind);
         $case!(a_failing_body_leaves_the_old_object);
         $case!(a_body_of_the_wrong_length_is_refused);
@@ -44,7 +47,7 @@ fn key(text: &str) -> Key {
 }
 
 fn at(millis: i64) -> PutOptions {
-    PutOptions { stamp: Timestamp::from_millis(millis), size: None, modes: None }
+    PutOptions { stamp: Timestamp::from_millis(millis), size: None, modes: None, exclusive: false }
 }
 
 const STAMP: i64 = 1_795_221_709_248;
@@ -126,6 +129,27 @@ pub(crate) async fn a_list_holds_only_what_is_directly_below_its_prefix(client: 
     assert_eq!(names(&client, "ltx", None).await, ["ltx/x.ltx"]);
 }
 
+/// A backend that cannot tell says so; one that can tells all.
+pub(crate) async fn directories_are_those_directly_below_the_prefix(client: Client) {
+    for name in ["g/a/x/1", "g/a/x/2", "g/b/y", "g/file", "h/c/z"] {
+        put(&client, name, "x").await;
+    }
+    let dirs = |prefix: &'static str| {
+        let client = client.clone();
+        async move {
+            let dirs: Vec<Key> = client.list_dirs(&key(prefix))?.try_collect().await.unwrap();
+            let mut dirs: Vec<String> = dirs.iter().map(ToString::to_string).collect();
+            dirs.sort();
+            Some(dirs)
+        }
+    };
+    let Some(found) = dirs("g").await else { return };
+    assert_eq!(found, ["g/a", "g/b"]);
+    assert_eq!(dirs("g/a").await.unwrap(), ["g/a/x"]);
+    assert!(dirs("absent").await.unwrap().is_empty());
+    assert!(dirs("g/a/x").await.unwrap().is_empty());
+}
+
 pub(crate) async fn five_thousand_objects_are_all_listed(client: Client) {
     let all: Vec<String> = (1..=5_000_u32).map(|n| format!("ltx/0/{n:016x}-{n:016x}.ltx")).collect();
     stream::iter(&all).for_each_concurrent(16, |name| async { drop(put(&client, name, "x").await) }).await;
@@ -174,6 +198,40 @@ pub(crate) async fn a_put_replaces_the_old_object(client: Client) {
     let objects = list(&client, "ltx/0", None).await;
     assert_eq!(objects.len(), 1);
     assert_eq!((objects[0].size, objects[0].modified.millis()), (3, STAMP + 1));
+}
+
+fn exclusive() -> PutOptions {
+    PutOptions { exclusive: true, ..at(STAMP) }
+}
+
+pub(crate) async fn an_exclusive_put_does_not_replace(client: Client) {
+    client.put(&key("ltx/0/a"), once("first"), exclusive()).await.unwrap();
+    if !client.creates_exclusively() {
+        return;
+    }
+    let body = noise(2_000_000, 1);
+    let err = client.put(&key("ltx/0/a"), in_chunks(body.clone(), 300_000), exclusive()).await.unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Exists);
+    assert_eq!(read(&client, "ltx/0/a").await.unwrap(), b"first");
+    assert_eq!(names(&client, "ltx/0", None).await, ["ltx/0/a"]);
+    client.delete(&[key("ltx/0/a")]).await.unwrap();
+    client.put(&key("ltx/0/a"), in_chunks(body.clone(), 300_000), exclusive()).await.unwrap();
+    assert!(read(&client, "ltx/0/a").await.unwrap() == body);
+}
+
+pub(crate) async fn of_exclusive_puts_of_one_name_one_wins(client: Client) {
+    client.put(&key("ltx/0/probe"), once("x"), exclusive()).await.unwrap();
+    if !client.creates_exclusively() {
+        return;
+    }
+    let puts = (0..8_u64).map(|n| {
+        let client = client.clone();
+        tokio::spawn(async move { client.put(&key("ltx/0/a"), once(noise(50_000, n)), exclusive()).await })
+    });
+    let done = futures::future::join_all(puts).await;
+    let won: Vec<u64> = (0..8).filter(|n| done[*n as usize].as_ref().unwrap().is_ok()).collect();
+    assert_eq!(won.len(), 1, "{done:?}");
+    assert!(read(&client, "ltx/0/a").await.unwrap() == noise(50_000, won[0]));
 }
 
 pub(crate) async fn a_failing_body_leaves_nothing_behind(client: Client) {

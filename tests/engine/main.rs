@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod checkpoint_protocol;
+mod long_reader;
 mod random_histories;
 mod restarts;
+mod snapshots;
 mod support;

@@ -30,6 +30,9 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("replica");
         copy(&fixtures().join(fixture).join("replica"), &root);
+        if fixture.starts_with("v3-") {
+            stamp_as_listed(&fixtures().join(fixture).join("expected.json"), &root);
+        }
         let world = World::system();
         let replica = Replica::new(Arc::new(FileClient::new(world.clone(), root)), Layout::Decimal);
         fs::create_dir(dir.path().join("out")).unwrap();
@@ -39,6 +42,11 @@ impl Scene {
     /// A file of the replica.
     pub(crate) fn ltx(&self, level: u8, min: u64, max: u64) -> PathBuf {
         self.dir.path().join(format!("replica/ltx/{level}/{min:016x}-{max:016x}.ltx"))
+    }
+
+    /// Any object of the replica.
+    pub(crate) fn object(&self, path: &str) -> PathBuf {
+        self.dir.path().join("replica").join(path)
     }
 
     /// Where outputs go; empty at first.
@@ -83,7 +91,19 @@ fn copy(from: &Path, to: &Path) {
             continue;
         }
         fs::copy(entry.path(), &target).unwrap();
-        stamp(&target);
+        if target.extension().is_some_and(|ext| ext == "ltx") {
+            stamp(&target);
+        }
+    }
+}
+
+/// Objects of 0.3.x hold no time of their own.
+fn stamp_as_listed(expected: &Path, root: &Path) {
+    let expected: serde_json::Value = serde_json::from_slice(&fs::read(expected).unwrap()).unwrap();
+    for file in expected["files"].as_array().unwrap() {
+        let time = UNIX_EPOCH + Duration::from_nanos(file["mtime_ns"].as_u64().unwrap());
+        let file = fs::File::options().write(true).open(root.join(file["path"].as_str().unwrap())).unwrap();
+        file.set_times(fs::FileTimes::new().set_modified(time)).unwrap();
     }
 }
 

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use litestream::error::{Error, Result};
+use litestream::error::{Error, ErrorKind, Result};
 use litestream::sys::{
-    BootId, Clock, DirEntry, File, FileId, FileKind, FileStat, Fs, OpenMode, OwnerMode, Random, World,
+    BootId, Clock, DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, OpenMode, OwnerMode, Random, World,
 };
 use litestream::types::Timestamp;
 
-use crate::disk::{Class, Disk, EIO, ENOENT, Entry, Fate, Inner, Op, Proc, Who};
+use crate::disk::{Class, Disk, EEXIST, EIO, ENOENT, Entry, Fate, Inner, Op, Proc, Who};
 use crate::rng::Rng;
 
 fn io(op: &'static str, errno: i32, path: &Path) -> Error {
@@ -90,10 +90,16 @@ fn stat_of(inner: &Inner, ino: usize) -> FileStat {
         kind: FileKind::File,
         len: file.data.len() as u64,
         modified: Timestamp::from_millis(file.modified_ms),
+        changed: Timestamp::from_millis(inner.wall_ms),
         id: FileId { dev: 1, ino: ino as u64 },
         owner_mode: OwnerMode { mode: file.mode, owner: None },
     }
 }
+
+#[derive(Debug)]
+struct SimLock;
+
+impl Lock for SimLock {}
 
 impl SimFs {
     fn enter(&self, op: Op, path: &Path, what: &'static str) -> Result<Fate> {
@@ -129,6 +135,7 @@ impl Fs for SimFs {
                 kind: FileKind::Dir,
                 len: 0,
                 modified: Timestamp::from_millis(0),
+                changed: Timestamp::from_millis(0),
                 id: FileId { dev: 1, ino: u64::MAX },
                 owner_mode: OwnerMode { mode: 0o755, owner: None },
             }),
@@ -163,6 +170,24 @@ impl Fs for SimFs {
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.enter(Op::Rename, from, "rename")?;
         self.disk.lock().rename(from, to).map_err(|errno| io("rename", errno, from))
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
+        self.enter(Op::Rename, from, "rename")?;
+        let mut inner = self.disk.lock();
+        if inner.lookup(to).is_some() {
+            return Err(io("rename", EEXIST, to));
+        }
+        inner.rename(from, to).map_err(|errno| io("rename", errno, from))
+    }
+
+    /// One process per life of the disk: nobody to keep out.
+    fn lock(&self, path: &Path, owner_mode: OwnerMode, _owner: &str) -> Result<Box<dyn Lock>> {
+        match self.open(path, OpenMode::CreateNew(owner_mode)) {
+            Err(err) if err.kind() == ErrorKind::Exists => {}
+            other => drop(other?),
+        }
+        Ok(Box::new(SimLock))
     }
 
     fn remove_file(&self, path: &Path) -> Result<()> {

@@ -55,6 +55,8 @@ struct Once {
 #[derive(Debug)]
 struct Request {
     config: Config,
+    /// Command line of the application to run beside.
+    exec: Option<String>,
     /// `None`: until a signal.
     once: Option<Once>,
 }
@@ -86,7 +88,7 @@ impl Request {
                 config
             }
         };
-        let exec = matches.text_opt("exec").filter(|c| !c.is_empty()).or(config.exec.as_deref());
+        let exec = matches.text_opt("exec").filter(|c| !c.is_empty()).map(str::to_owned).or(config.exec.take());
         let (once, force_snapshot) = (matches.on("once"), matches.on("force-snapshot"));
         let enforce_retention = matches.on("enforce-retention");
         if once && exec.is_some() {
@@ -98,14 +100,11 @@ impl Request {
         if enforce_retention && !once {
             return Err(Failure::new("cannot specify -enforce-retention flag without -once"));
         }
-        if exec.is_some() {
-            return Err(Failure::new("-exec is not available in this build yet"));
-        }
         if matches.on("restore-if-db-not-exists") {
             for db in &mut config.dbs {
                 db.restore_if_missing();
             }
         }
-        Ok(Self { config, once: once.then_some(Once { force_snapshot, enforce_retention }) })
+        Ok(Self { config, exec, once: once.then_some(Once { force_snapshot, enforce_retention }) })
     }
 }

@@ -5,18 +5,20 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::super::process::Signals;
+use super::super::process::{Child, Reaper, Signals};
 use super::super::restore::sqlite_check;
+use super::super::service::Service;
 use super::super::version::VERSION;
-use super::super::{App, Failure};
+use super::super::{App, Failure, shellwords};
 use super::Request;
-use super::supervise::supervise;
-use crate::config::{Config, DbEntry, DbSettings, ReplicaKind};
-use crate::error::{ErrorKind, Result};
+use super::supervise::{Until, supervise};
+use crate::config::{self, Config, DbEntry, DbSettings, Finding, ReplicaKind, Surroundings};
+use crate::error::{Error, ErrorKind, Result};
 use crate::replica;
 use crate::restore::{self, Target};
 use crate::sqlite::SystemSqlite;
 use crate::store::{DatabaseConfig, ShutdownPolicy, Store, StoreConfig, UpkeepConfig};
+use crate::sys::TaskGroup;
 use crate::telemetry::duration;
 
 pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(), Failure> {
@@ -24,6 +26,7 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
     let mut signals = Signals::catch()?;
     let config = &request.config;
     info!(version = VERSION, level = %config.logging.level, "litestream");
+    warn_of_settings(config);
     warn_of_missing_parts(config);
     if config.dbs.is_empty() {
         error!("no databases specified in configuration");
@@ -31,8 +34,8 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
     for entry in &config.dbs {
         restore_if_missing(app, entry).await?;
     }
-    let databases = config.build_all(app.surroundings())?;
-    let mut store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
+    let databases = build(config, app.surroundings())?;
+    let store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
     if request.once.is_none() {
         store.start();
     }
@@ -43,8 +46,48 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
         );
     }
     log_databases(&databases);
-    supervise(store, request.once, &mut signals).await?;
-    Ok(())
+
+    let service = Service::new(&app.env);
+    let (mut tasks, mut reaper) = (TaskGroup::default(), Reaper::new());
+    let (until, failed) = match start_child(app, request, &mut reaper) {
+        Ok(Some(child)) => (Until::Ended(child), None),
+        Ok(None) => (request.once.map_or(Until::Signal, Until::Once), None),
+        Err(err) => (Until::Nothing, Some(err)),
+    };
+    reaper.run()?;
+    if failed.is_none() {
+        service.ready(databases.len());
+    }
+    service.keep_alive(&mut tasks);
+    let outcome = supervise(store, until, &mut signals, || service.stopping()).await;
+    tasks.stop().await;
+    reaper.stop().await;
+    match failed {
+        Some(err) => Err(err.into()),
+        None => Ok(outcome?),
+    }
+}
+
+/// Step 12: the application, if one is asked for.
+fn start_child(app: &App, request: &Request, reaper: &mut Reaper) -> Result<Option<Child>> {
+    let Some(line) = &request.exec else { return Ok(None) };
+    let words = shellwords::split(line).map_err(|err| Error::invalid("cannot parse exec command").caused_by(err))?;
+    Child::start(&words, &app.env, reaper).map(Some)
+}
+
+/// Step 5: the databases, those found in directories included.
+fn build(config: &Config, around: Surroundings<'_>) -> Result<Vec<DbSettings>> {
+    let mut all = Vec::new();
+    for entry in &config.dbs {
+        let built = entry.build_all(around)?;
+        if let Some(directory) = built.directory {
+            let (count, watch) = (built.databases.len(), directory.watch);
+            info!(dir = %directory.written, count, watch, "found databases in directory");
+        }
+        all.extend(built.databases);
+    }
+    config::check_meta_paths(&all)?;
+    Ok(all)
 }
 
 async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Result<Store> {
@@ -55,6 +98,14 @@ async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Res
         upkeep: UpkeepConfig::from_settings(config)?,
     };
     Store::open(app.world.clone(), Arc::new(SystemSqlite), store).await
+}
+
+/// What the file says in vain.
+fn warn_of_settings(config: &Config) {
+    for Finding { line, setting, message, hint, .. } in &config.warnings {
+        let setting = Some(setting.as_str()).filter(|s| !s.is_empty());
+        warn!(line, setting, problem = %message, hint = hint.as_deref(), "configuration warning");
+    }
 }
 
 /// A setting that would do nothing must not look as if it did.
@@ -111,15 +162,36 @@ async fn restore_newest(app: &App, replica: &replica::Replica, path: &Path) -> R
 fn log_databases(databases: &[DbSettings]) {
     for db in databases {
         info!(path = %db.path.display(), "initialized db");
-        let sync_interval = duration(db.replica.sync_interval);
-        match &db.replica.kind {
-            ReplicaKind::File(file) => info!(
-                "type" = "file",
-                "sync-interval" = sync_interval,
-                path = %file.path.display(),
-                "replicating to"
-            ),
-            ReplicaKind::NotBuilt(name) => info!("type" = name, "sync-interval" = sync_interval, "replicating to"),
+        log_target(&db.replica.kind, duration(db.replica.sync_interval));
+    }
+}
+
+fn log_target(kind: &ReplicaKind, every: i128) {
+    const SAID: &str = "replicating to";
+    let name = kind.name();
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    match kind {
+        ReplicaKind::File(s) => info!("type" = name, "sync-interval" = every, path = %s.path.display(), "{SAID}"),
+        ReplicaKind::S3(s) => info!(
+            "type" = name, "sync-interval" = every, bucket = %s.bucket, path = %s.path, region = text(&s.region),
+            endpoint = text(&s.endpoint), "{SAID}"
+        ),
+        ReplicaKind::Gs(s) => {
+            info!("type" = name, "sync-interval" = every, bucket = %s.bucket, path = %s.path, "{SAID}");
+        }
+        ReplicaKind::Abs(s) => info!(
+            "type" = name, "sync-interval" = every, bucket = %s.bucket, path = %s.path,
+            endpoint = text(&s.endpoint), "{SAID}"
+        ),
+        ReplicaKind::Oss(s) => info!(
+            "type" = name, "sync-interval" = every, bucket = %s.bucket, path = %s.path, region = text(&s.region), "{SAID}"
+        ),
+        ReplicaKind::Sftp(s) => info!(
+            "type" = name, "sync-interval" = every, host = %s.host, user = %s.user, path = %s.path, "{SAID}"
+        ),
+        ReplicaKind::Webdav(_) => info!("type" = name, "sync-interval" = every, "{SAID}"),
+        ReplicaKind::Nats(s) => {
+            info!("type" = name, "sync-interval" = every, bucket = %s.bucket, url = %s.url, "{SAID}")
         }
     }
 }

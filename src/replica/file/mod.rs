@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
 use super::stream as byte_stream;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::{File, FileKind, OpenMode, Publisher, World, blocking, target_of_temp, unique_temp_path};
+use crate::sys::{File, FileKind, OpenMode, OwnerMode, Publisher, World, blocking, target_of_temp, unique_temp_path};
 
 /// Bytes handed to the writing thread at once.
 const BATCH: usize = 512 * 1024;
@@ -28,22 +28,22 @@ const BATCH: usize = 512 * 1024;
 const TEMP_SUFFIX: &str = ".tmp";
 /// A temporary file this old belongs to a writer that died.
 const STALE_AFTER: Duration = Duration::from_secs(3600);
-/// Directories remembered as swept; a replica has ten.
-const MAX_SWEPT: usize = 64;
+/// Directories remembered as prepared; a replica has ten.
+const MAX_PREPARED: usize = 64;
 
 /// A replica below a directory of a file system.
 #[derive(Debug)]
 pub struct FileClient {
     world: World,
     root: PathBuf,
-    swept: Arc<Mutex<HashSet<PathBuf>>>,
+    prepared: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 impl FileClient {
     /// A replica below `root`, which is created by the first put.
     #[must_use]
     pub fn new(world: World, root: PathBuf) -> Self {
-        Self { world, root, swept: Arc::default() }
+        Self { world, root, prepared: Arc::default() }
     }
 
     /// The replica's directory.
@@ -61,6 +61,14 @@ impl FileClient {
 impl ReplicaClient for FileClient {
     fn kind(&self) -> &'static str {
         "file"
+    }
+
+    fn location(&self) -> String {
+        format!("file://{}", self.root.display())
+    }
+
+    fn creates_exclusively(&self) -> bool {
+        true
     }
 
     async fn init(&self) -> Result<()> {
@@ -82,6 +90,25 @@ impl ReplicaClient for FileClient {
         stream::once(listing).flatten().boxed()
     }
 
+    fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
+        let (world, dir, prefix) = (self.world.clone(), self.path(prefix), prefix.clone());
+        let listing = async move {
+            let dirs = blocking(move || match world.fs.list(&dir) {
+                Ok(entries) => {
+                    let dirs = entries.into_iter().filter(|entry| entry.kind == FileKind::Dir);
+                    Ok(dirs.filter_map(|entry| prefix.join(&entry.name).ok()).collect())
+                }
+                Err(err) if err.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+                Err(err) => Err(err),
+            });
+            match dirs.await {
+                Ok(dirs) => stream::iter(dirs.into_iter().map(Ok)).left_stream(),
+                Err(err) => stream::iter([Err(err)]).right_stream(),
+            }
+        };
+        Some(stream::once(listing).flatten().boxed())
+    }
+
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {
         let (world, path) = (self.world.clone(), self.path(key));
         let (file, range, first) = blocking(move || {
@@ -95,7 +122,13 @@ impl ReplicaClient for FileClient {
         if key.name().ends_with(TEMP_SUFFIX) {
             return Err(Error::invalid(format!("object name is reserved: {key}")));
         }
-        let job = PutJob { world: self.world.clone(), path: self.path(key), swept: self.swept.clone(), opts };
+        let job = PutJob {
+            world: self.world.clone(),
+            path: self.path(key),
+            prepared: self.prepared.clone(),
+            root: self.root.clone(),
+            opts,
+        };
         // Nothing is created before the first batch is here. A small object costs one visit to the pool.
         let (tx, rx) = mpsc::channel(2);
         let mut batch = next_batch(&mut body).await?;
@@ -156,7 +189,8 @@ enum Step {
 struct PutJob {
     world: World,
     path: PathBuf,
-    swept: Arc<Mutex<HashSet<PathBuf>>>,
+    root: PathBuf,
+    prepared: Arc<Mutex<HashSet<PathBuf>>>,
     opts: PutOptions,
 }
 
@@ -165,8 +199,7 @@ impl PutJob {
     fn run(self, mut steps: mpsc::Receiver<Step>) -> Result<u64> {
         let modes = self.opts.modes.unwrap_or_default();
         if let Some(dir) = self.path.parent() {
-            self.world.fs.create_dir_all(dir, modes.dir)?;
-            self.sweep(dir);
+            self.prepare(dir, modes.dir)?;
         }
         let temp = unique_temp_path(self.world.random.as_ref(), &self.path);
         let publisher = Publisher::create_as(self.world.fs.as_ref(), temp, &self.path, modes.file)?;
@@ -182,25 +215,42 @@ impl PutJob {
             }
         }
         check_size(self.opts.size, size)?;
-        publisher.publish(Some(self.opts.stamp))?;
+        let stamp = Some(self.opts.stamp);
+        if self.opts.exclusive {
+            publisher.publish_new(stamp)?
+        } else {
+            publisher.publish(stamp)?
+        }
         Ok(size)
     }
 
-    /// Removes what dead writers left in `dir`, once per directory. Best effort.
-    fn sweep(&self, dir: &Path) {
-        {
-            let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-            if swept.len() >= MAX_SWEPT || !swept.insert(dir.to_owned()) {
-                return;
-            }
+    /// Before the first put into a directory: makes it durable up to and with the replica's own, and
+    /// removes what dead writers left in it.
+    fn prepare(&self, dir: &Path, owner_mode: OwnerMode) -> Result<()> {
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if prepared.contains(dir) {
+            drop(prepared);
+            return self.world.fs.create_dir_all(dir, owner_mode);
         }
+        let below_root = dir.strip_prefix(&self.root).map_or(0, |rest| rest.components().count());
+        self.world.fs.create_durable_dir(dir, owner_mode, below_root + 1)?;
+        self.sweep(dir);
+        if prepared.len() < MAX_PREPARED {
+            prepared.insert(dir.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Best effort.
+    fn sweep(&self, dir: &Path) {
         let before = self.world.clock.now().minus(STALE_AFTER);
         for entry in self.world.fs.list(dir).unwrap_or_default() {
             if entry.kind != FileKind::File || !is_our_temp_name(&entry.name) {
                 continue;
             }
             let path = dir.join(&entry.name);
-            if self.world.fs.stat(&path).is_ok_and(|stat| stat.modified < before) {
+            // Not its modification time: that is set before the rename, to whatever the object's is.
+            if self.world.fs.stat(&path).is_ok_and(|stat| stat.changed < before) {
                 let _ = self.world.fs.remove_file(&path);
             }
         }

@@ -4,6 +4,9 @@
 //! (its file's checksum covers it) but not written again. Pages are decoded into batches of about
 //! a megabyte, and written on a second thread while the next batch fills.
 //!
+//! With a [`Base`] the files lead on from a database that is there already, and what comes out is
+//! only the pages that differ.
+//!
 //! Nothing that comes out may be used before [`apply`] has returned `Ok`: only then every input was
 //! verified, and every page found.
 
@@ -44,8 +47,36 @@ impl Applied {
     }
 }
 
-/// Writes the database that `sources` describe to `out`, and sets its length. `sources` are all
-/// files of a plan from the newest to the oldest, `listed` their bytes together. Blocks.
+/// The database that files are to be applied to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Base {
+    /// Its state.
+    pub(crate) txid: Txid,
+    /// Size of its pages.
+    pub(crate) page_size: PageSize,
+    /// Number of its pages.
+    pub(crate) pages: u32,
+}
+
+/// Why files could not be applied.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    /// The file at fault, if it was one.
+    pub(crate) file: Option<FileInfo>,
+    /// What happened.
+    pub(crate) error: Error,
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        Self { file: None, error }
+    }
+}
+
+/// Writes the database that `sources` describe to `out`, each page where it belongs, and sets its
+/// length. `sources` are all files of a plan from the newest to the oldest, `listed` their bytes
+/// together. With a `base` only the pages that come from the files are written; which ones is in the
+/// map. Blocks.
 ///
 /// # Errors
 /// `Corrupt` for any input that breaks a rule, `decode database: <file>: …`; errors of the readers
@@ -53,20 +84,21 @@ impl Applied {
 pub(crate) fn apply<R: Read>(
     sources: impl Iterator<Item = Result<(FileInfo, R)>>,
     listed: u64,
+    base: Option<Base>,
     out: &dyn File,
-) -> Result<Applied> {
-    let applied = std::thread::scope(|scope| {
+) -> Result<(Applied, PageMap), Broken> {
+    let (applied, map) = std::thread::scope(|scope| {
         let (full, to_write) = sync_channel(BATCHES);
         let (written, free) = channel();
         let writer = scope.spawn(move || write_batches(&to_write, &written, out));
-        let decoded = Decoding::new(Batches { full, free, made: 0 }, listed).run(sources);
+        let decoded = Decoding::new(Batches { full, free, made: 0 }, listed, base).run(sources);
         let written = writer.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "writer panicked")));
         // If the writer failed, the decoder could only notice that nobody takes its batches.
         written?;
         decoded
     })?;
     out.set_len(applied.bytes())?;
-    Ok(applied)
+    Ok((applied, map))
 }
 
 /// Decoded pages on their way to the file.
@@ -137,6 +169,7 @@ fn writer_gone() -> Error {
 struct Decoding {
     batches: Batches,
     listed: u64,
+    base: Option<Base>,
     batch: Option<Batch>,
 }
 
@@ -153,15 +186,21 @@ struct Image {
 }
 
 impl Decoding {
-    fn new(batches: Batches, listed: u64) -> Self {
-        Self { batches, listed, batch: None }
+    fn new(batches: Batches, listed: u64, base: Option<Base>) -> Self {
+        Self { batches, listed, base, batch: None }
     }
 
-    fn run<R: Read>(mut self, sources: impl Iterator<Item = Result<(FileInfo, R)>>) -> Result<Applied> {
+    fn run<R: Read>(
+        mut self,
+        sources: impl Iterator<Item = Result<(FileInfo, R)>>,
+    ) -> Result<(Applied, PageMap), Broken> {
         let mut image: Option<Image> = None;
         for source in sources {
             let (file, reader) = source?;
-            let named = |err: Error| err.context(file.to_string()).context("decode database");
+            let named = |err: Error| Broken {
+                file: Some(file),
+                error: err.context(file.to_string()).context("decode database"),
+            };
             let mut decoder = Decoder::new(reader).map_err(|e| named(e.context("decode header")))?;
             let current = self.enter(image.take(), &file, decoder.header()).map_err(named)?;
             let current = image.insert(current);
@@ -172,7 +211,7 @@ impl Decoding {
         if let Some(batch) = self.batch.take() {
             self.batches.send(batch)?;
         }
-        image.finish().map_err(|err| err.context("decode database"))
+        Ok(image.finish(self.base).map_err(|err| err.context("decode database"))?)
     }
 
     /// Checks a header against the file's name and the newer files.
@@ -182,8 +221,13 @@ impl Decoding {
         }
         let Some(mut image) = image else {
             let pages = header.commit;
+            let (there, page_size) = self.base.map_or((0, header.page_size), |base| (base.pages, base.page_size));
+            if header.page_size != page_size {
+                let text = format!("page size is {}, was {page_size}", header.page_size);
+                return Err(Error::new(ErrorKind::Changed, text));
+            }
             // Every page must be in some file: what cannot be there needs no memory to find out.
-            if pages == 0 || u64::from(pages) > self.listed / MIN_PAGE_COST + 1 {
+            if pages == 0 || u64::from(pages) > u64::from(there) + self.listed / MIN_PAGE_COST + 1 {
                 return Err(Error::corrupt(format!("database of {pages} pages cannot be in {} bytes", self.listed)));
             }
             let map = PageMap::new(pages, header.page_size.lock_page());
@@ -249,11 +293,20 @@ impl Image {
         Ok(true)
     }
 
-    fn finish(self) -> Result<Applied> {
-        if !self.oldest.txids.is_snapshot() {
-            return Err(Error::corrupt("cannot decode non-snapshot LTX file to SQLite database"));
-        }
-        match self.map.first_gap() {
+    fn finish(self, base: Option<Base>) -> Result<(Applied, PageMap)> {
+        let kept = match base {
+            None if !self.oldest.txids.is_snapshot() => {
+                return Err(Error::corrupt("cannot decode non-snapshot LTX file to SQLite database"));
+            }
+            Some(base) if self.oldest.txids.min() > base.txid.next() => {
+                let (state, next) = (base.txid, self.oldest.txids.min());
+                return Err(Error::corrupt(format!("database is at {state} but next file starts at {next}")));
+            }
+            None => 0,
+            // Pages that no file has cut off are still there.
+            Some(base) => base.pages.min(self.floor),
+        };
+        match self.map.first_gap(kept) {
             None => {}
             Some((0, _)) => return Err(Error::corrupt("snapshot transaction file must start with page number 1")),
             Some((last, Some(next))) => {
@@ -268,12 +321,13 @@ impl Image {
                 )));
             }
         }
-        Ok(Applied {
+        let applied = Applied {
             txid: self.newest.txids.max(),
             timestamp: self.newest.timestamp,
             page_size: self.newest.page_size,
             pages: self.newest.commit,
-        })
+        };
+        Ok((applied, self.map))
     }
 }
 

@@ -1,0 +1,460 @@
+//! What is known about one database without asking anybody: for status, metrics, heartbeat.
+//!
+//! Tasks report what they did; whoever asks gets a copy. Nothing here waits: a lock is held for a
+//! few assignments. Outlives stopping and starting the database.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::World;
+use crate::telemetry::{DatabaseMetrics, SyncFigures};
+use crate::types::{Timestamp, Txid};
+
+/// Beginnings of unsent work that are told apart.
+const MAX_PENDING: usize = 128;
+
+/// Something that fails, and what is being done about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// What went wrong.
+    pub error: String,
+    /// What the operator can do, if we know.
+    pub hint: Option<&'static str>,
+    /// When it last went wrong.
+    pub at: Timestamp,
+    /// How often in a row.
+    pub failures: u32,
+    /// Time from `at` to the next attempt.
+    pub retry_in: Duration,
+}
+
+/// Where the local side stands.
+#[derive(Debug, Clone, Default)]
+pub struct LocalStatus {
+    /// TXID of the newest local file.
+    pub position: Option<Txid>,
+    /// When every commit was last known to be in a local file.
+    pub current_at: Option<Timestamp>,
+    /// There is no database file.
+    pub missing: bool,
+    /// What the last pass measured.
+    pub figures: SyncFigures,
+    /// Why the log is not followed, if it is not.
+    pub trouble: Option<Trouble>,
+    /// Whether a pass is running.
+    pub active: bool,
+    /// When the running or the last pass began.
+    pub began: Option<Timestamp>,
+    /// When it last got on.
+    pub updated: Option<Timestamp>,
+    /// How long the running pass has taken, or the last one took.
+    pub took: Duration,
+    /// Error of the last pass.
+    pub error: Option<String>,
+}
+
+/// Where one target stands.
+#[derive(Debug, Clone)]
+pub struct TargetStatus {
+    /// Unique among the targets of the database: the backend's name, numbered from the second on.
+    pub name: String,
+    /// Newest TXID there, if known.
+    pub position: Option<Txid>,
+    /// TXIDs that are still to be sent.
+    pub pending: u64,
+    /// When it was last known to have every commit.
+    pub last_success: Option<Timestamp>,
+    /// Age of the oldest commit it lacks; zero if it lacks none.
+    pub lag: Duration,
+    /// Why it is not written to, if it is not.
+    pub trouble: Option<Trouble>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Health {
+    local: Mutex<Local>,
+    targets: Vec<(String, Mutex<Remote>)>,
+    pub(super) metrics: DatabaseMetrics,
+}
+
+#[derive(Debug, Default)]
+struct Local {
+    status: LocalStatus,
+    /// Monotonic times that go with `status`.
+    current: Duration,
+    began: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Remote {
+    /// `None`: not asked yet.
+    known: Option<Option<Txid>>,
+    last_success: Option<Timestamp>,
+    trouble: Option<Trouble>,
+    /// Since when what is not known has been unknown.
+    unknown_since: Duration,
+    pending: Pending,
+}
+
+impl Remote {
+    /// Whether nothing of what is known locally is missing there.
+    fn has(&self, position: Option<Txid>) -> bool {
+        self.pending.oldest().is_none() && self.known.flatten() >= position && position.is_some()
+    }
+}
+
+/// Unsent TXIDs by when they came into being. An entry stands for all TXIDs up to the next one.
+#[derive(Debug, Default)]
+struct Pending {
+    queue: VecDeque<(Txid, Duration)>,
+    last: Option<Txid>,
+}
+
+impl Pending {
+    fn push(&mut self, first: Txid, last: Txid, since: Duration) {
+        if self.queue.len() >= MAX_PENDING {
+            // Coarser, and never younger than it is.
+            let mut keep = false;
+            self.queue.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.queue.push_back((first, since));
+        self.last = Some(last);
+    }
+
+    fn sent(&mut self, up_to: Txid) {
+        if self.last <= Some(up_to) {
+            self.queue.clear();
+            return;
+        }
+        while self.queue.get(1).is_some_and(|(first, _)| first.get() <= up_to.get().saturating_add(1)) {
+            self.queue.pop_front();
+        }
+    }
+
+    fn oldest(&self) -> Option<Duration> {
+        self.queue.front().map(|(_, since)| *since)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Health {
+    pub(super) fn new(world: &World, kinds: impl Iterator<Item = &'static str>, metrics: DatabaseMetrics) -> Self {
+        let now = world.clock.elapsed();
+        let mut targets: Vec<(String, Mutex<Remote>)> = Vec::new();
+        for kind in kinds {
+            let same = targets.iter().filter(|(name, _)| name.split('-').next() == Some(kind)).count();
+            let name = if same == 0 { kind.to_owned() } else { format!("{kind}-{}", same + 1) };
+            targets.push((name, Mutex::new(Remote { unknown_since: now, ..Remote::default() })));
+        }
+        let local = Local { current: now, began: now, ..Local::default() };
+        Self { local: Mutex::new(local), targets, metrics }
+    }
+
+    /// Names of the targets.
+    pub(super) fn target_names(&self) -> impl Iterator<Item = &str> {
+        self.targets.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The database is started: whatever was known of the targets may be out of date.
+    pub(super) fn started(&self, world: &World) {
+        let now = world.clock.elapsed();
+        let mut local = lock(&self.local);
+        (local.current, local.began) = (now, now);
+        local.status.trouble = None;
+        drop(local);
+        for (_, remote) in &self.targets {
+            let mut remote = lock(remote);
+            remote.known = None;
+            remote.unknown_since = now;
+            remote.trouble = None;
+            remote.pending = Pending::default();
+        }
+    }
+
+    /// A look found every commit in local files already.
+    pub(super) fn looked(&self, world: &World, began: Duration) {
+        let now = world.clock.elapsed();
+        let at = Some(world.clock.now());
+        let mut local = lock(&self.local);
+        local.current = now;
+        local.status.current_at = at;
+        let position = local.status.position;
+        drop(local);
+        for (_, remote) in &self.targets {
+            let mut remote = lock(remote);
+            if remote.has(position) {
+                remote.last_success = remote.last_success.max(at);
+            }
+        }
+        self.metrics.looked(now.saturating_sub(began));
+    }
+
+    /// A pass begins.
+    pub(super) fn sync_begins(&self, world: &World) {
+        let mut local = lock(&self.local);
+        local.began = world.clock.elapsed();
+        local.status.active = true;
+        local.status.began = Some(world.clock.now());
+        local.status.updated = local.status.began;
+    }
+
+    /// A pass ended. `Ok(None)`: there is no database.
+    pub(super) fn sync_ended(&self, world: &World, outcome: Result<Option<(Option<Txid>, SyncFigures)>, &Error>) {
+        let (now, wall) = (world.clock.elapsed(), world.clock.now());
+        let mut local = lock(&self.local);
+        let (began, began_wall) = (local.began, local.status.began);
+        let took = now.saturating_sub(began);
+        local.status.active = false;
+        local.status.updated = Some(wall);
+        local.status.took = took;
+        match outcome {
+            Ok(found) => {
+                let before = local.status.position;
+                local.current = began;
+                local.status.current_at = began_wall;
+                local.status.trouble = None;
+                local.status.error = None;
+                local.status.missing = found.is_none();
+                if let Some((position, figures)) = found {
+                    local.status.position = position;
+                    local.status.figures = figures;
+                }
+                let after = local.status.position;
+                drop(local);
+                match found {
+                    Some((_, figures)) => self.metrics.synced(took, &figures),
+                    None => self.metrics.no_database(took),
+                }
+                if let (true, Some(last)) = (after > before, after) {
+                    for (_, remote) in &self.targets {
+                        lock(remote).pending.push(Txid::after(before), last, began);
+                    }
+                }
+            }
+            Err(err) => {
+                local.status.error = Some(err.to_string());
+                drop(local);
+                self.metrics.failed(took, err.kind() == ErrorKind::DiskFull);
+            }
+        }
+    }
+
+    /// The log cannot be followed for now.
+    pub(super) fn local_trouble(&self, world: &World, err: &Error, failures: u32, retry_in: Duration) {
+        lock(&self.local).status.trouble = Some(trouble(world, err, failures, retry_in));
+    }
+
+    /// A target was found to hold, or was brought to, this position; `complete` if nothing is left to send.
+    pub(super) fn reached(&self, n: usize, position: Option<Txid>, complete: bool) {
+        let current_at = lock(&self.local).status.current_at;
+        let Some((_, remote)) = self.targets.get(n) else { return };
+        let mut remote = lock(remote);
+        remote.known = Some(position);
+        if let Some(position) = position {
+            remote.pending.sent(position);
+        }
+        if complete {
+            remote.trouble = None;
+            remote.last_success = remote.last_success.max(current_at);
+        }
+    }
+
+    /// A target could not be written to.
+    pub(super) fn lost_track(&self, world: &World, n: usize) {
+        let Some((_, remote)) = self.targets.get(n) else { return };
+        let mut remote = lock(remote);
+        if remote.known.take().is_some() {
+            remote.unknown_since = world.clock.elapsed();
+        }
+    }
+
+    /// A target will be tried again.
+    pub(super) fn target_trouble(&self, world: &World, n: usize, err: &Error, failures: u32, retry_in: Duration) {
+        let Some((_, remote)) = self.targets.get(n) else { return };
+        lock(remote).trouble = Some(trouble(world, err, failures, retry_in));
+    }
+
+    /// Where the local side stands.
+    pub(super) fn local(&self, world: &World) -> LocalStatus {
+        let local = lock(&self.local);
+        let mut status = local.status.clone();
+        if status.active {
+            status.took = world.clock.elapsed().saturating_sub(local.began);
+        }
+        status
+    }
+
+    /// Where the targets stand.
+    pub(super) fn targets(&self, world: &World) -> Vec<TargetStatus> {
+        let now = world.clock.elapsed();
+        let local = lock(&self.local);
+        let unread = match &local.status {
+            // Whatever was committed since may not have been read.
+            status if status.trouble.is_some() => Some(local.current),
+            status if status.active => Some(local.began),
+            _ => None,
+        };
+        let position = local.status.position;
+        drop(local);
+        let one = |(name, remote): &(String, Mutex<Remote>)| {
+            let remote = lock(remote);
+            let unsent = remote.pending.oldest();
+            let unknown = remote.known.is_none().then_some(remote.unknown_since).filter(|_| position.is_some());
+            let since = [unread, unsent, unknown].into_iter().flatten().min();
+            TargetStatus {
+                name: name.clone(),
+                position: remote.known.flatten(),
+                pending: position.map_or(0, |p| p.get().saturating_sub(remote.known.flatten().map_or(0, Txid::get))),
+                last_success: remote.last_success,
+                lag: since.map_or(Duration::ZERO, |since| now.saturating_sub(since)),
+                trouble: remote.trouble.clone(),
+            }
+        };
+        self.targets.iter().map(one).collect()
+    }
+}
+
+fn trouble(world: &World, err: &Error, failures: u32, retry_in: Duration) -> Trouble {
+    Trouble { error: err.to_string(), hint: err.hint_text(), at: world.clock.now(), failures, retry_in }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sys::{ManualClock, OsFs, OsRandom};
+    use crate::telemetry::Metrics;
+
+    struct Bench {
+        clock: Arc<ManualClock>,
+        world: World,
+        health: Health,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let clock = Arc::new(ManualClock::starting_at(Timestamp::from_millis(1_000_000)));
+            let world = World { fs: Arc::new(OsFs), clock: clock.clone(), random: Arc::new(OsRandom) };
+            let metrics = Metrics::new().database("/x/app.db", "app.db");
+            let health = Health::new(&world, ["file", "s3", "file"].into_iter(), metrics);
+            Self { clock, world, health }
+        }
+
+        fn advance(&self, seconds: u64) {
+            self.clock.advance(Duration::from_secs(seconds));
+        }
+
+        fn sync(&self, txid: u64) {
+            self.health.sync_begins(&self.world);
+            self.health.sync_ended(&self.world, Ok(Some((Txid::new(txid), SyncFigures::default()))));
+        }
+
+        fn lag(&self) -> u64 {
+            self.health.targets(&self.world)[0].lag.as_secs()
+        }
+    }
+
+    fn txid(n: u64) -> Option<Txid> {
+        Txid::new(n)
+    }
+
+    #[test]
+    fn lag_is_the_age_of_the_oldest_commit_that_is_not_there() {
+        let bench = Bench::new();
+        bench.health.reached(0, None, true);
+        assert_eq!(bench.lag(), 0);
+        bench.sync(1);
+        bench.advance(5);
+        bench.sync(3);
+        bench.advance(5);
+        assert_eq!(bench.lag(), 10);
+        bench.health.reached(0, txid(1), false);
+        assert_eq!(bench.lag(), 5);
+        bench.health.reached(0, txid(2), false);
+        assert_eq!(bench.lag(), 5);
+        bench.health.reached(0, txid(3), true);
+        assert_eq!(bench.lag(), 0);
+        bench.advance(100);
+        assert_eq!(bench.lag(), 0);
+    }
+
+    #[test]
+    fn a_target_that_was_never_reached_lags_since_the_start() {
+        let bench = Bench::new();
+        bench.advance(7);
+        assert_eq!(bench.lag(), 0, "there is nothing to send");
+        bench.sync(1);
+        assert_eq!(bench.lag(), 7);
+        bench.health.reached(0, txid(1), true);
+        assert_eq!(bench.lag(), 0);
+        bench.health.lost_track(&bench.world, 0);
+        bench.advance(2);
+        assert_eq!(bench.lag(), 2);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_makes_every_target_lag() {
+        let bench = Bench::new();
+        bench.sync(1);
+        for n in 0..3 {
+            bench.health.reached(n, txid(1), true);
+        }
+        bench.advance(9);
+        let err = Error::new(ErrorKind::DiskFull, "no space");
+        bench.health.sync_begins(&bench.world);
+        bench.health.sync_ended(&bench.world, Err(&err));
+        bench.health.local_trouble(&bench.world, &err, 1, Duration::from_secs(1));
+        assert_eq!(bench.lag(), 9);
+        bench.sync(1);
+        assert_eq!(bench.lag(), 0);
+        assert_eq!(bench.health.local(&bench.world).trouble, None);
+    }
+
+    #[test]
+    fn last_success_moves_on_while_idle_and_stops_while_something_is_unsent() {
+        let bench = Bench::new();
+        let last = |bench: &Bench| bench.health.targets(&bench.world)[0].last_success.map(Timestamp::millis);
+        bench.sync(1);
+        assert_eq!(last(&bench), None);
+        bench.health.reached(0, txid(1), true);
+        assert_eq!(last(&bench), Some(1_000_000));
+        bench.advance(3);
+        bench.health.looked(&bench.world, Duration::ZERO);
+        assert_eq!(last(&bench), Some(1_003_000));
+        bench.advance(3);
+        bench.sync(2);
+        assert_eq!(last(&bench), Some(1_003_000), "what was told before stays true");
+    }
+
+    #[test]
+    fn targets_of_one_kind_are_told_apart() {
+        let bench = Bench::new();
+        assert_eq!(bench.health.target_names().collect::<Vec<_>>(), ["file", "s3", "file-2"]);
+    }
+
+    #[test]
+    fn a_long_queue_becomes_coarse_but_never_younger() {
+        let mut pending = Pending::default();
+        for n in 1..=10_000_u64 {
+            let txid = Txid::new(n).unwrap();
+            pending.push(txid, txid, Duration::from_secs(n));
+        }
+        assert!(pending.queue.len() <= MAX_PENDING);
+        for sent in [1, 50, 4_999, 9_998] {
+            pending.sent(Txid::new(sent).unwrap());
+            assert!(pending.oldest().unwrap() <= Duration::from_secs(sent + 1), "{sent}");
+        }
+        pending.sent(Txid::new(10_000).unwrap());
+        assert_eq!(pending.oldest(), None);
+    }
+}

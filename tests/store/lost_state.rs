@@ -1,0 +1,127 @@
+//! Local state or replica content that is gone, or another's: replication is whole again without help,
+//! and TXIDs never fall below what the replica holds.
+
+use litestream::restore::Target;
+use litestream::types::Txid;
+
+use super::support::{Remote, Source, close};
+
+async fn three_files() -> (Source, Remote) {
+    let (source, remote) = (Source::new(1), Remote::new());
+    for n in 1..4 {
+        source.replicate_once(&remote).await.unwrap();
+        source.insert(n..n + 1);
+    }
+    assert_eq!(remote.level(0).await, [(1, 1), (2, 2), (3, 3)]);
+    (source, remote)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_metadata() {
+    let (source, remote) = three_files().await;
+    std::fs::remove_dir_all(source.meta()).unwrap();
+    source.replicate_once(&remote).await.unwrap();
+    assert_eq!(remote.level(0).await.last(), Some(&(4, 4)));
+    assert_eq!(remote.latest().await, source.rows());
+    assert_eq!(remote.restored(Target::Txid(Txid::new(2).unwrap())).await.unwrap(), [0, 1]);
+}
+
+/// As `litestream reset` does, also while the program runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn d5_a_local_reset_continues_above_the_replica() {
+    let (source, remote) = three_files().await;
+    let store = source.store(&remote).await;
+    store.run_once(false, false).await.unwrap();
+    close(store).await;
+    std::fs::remove_dir_all(source.meta().join("ltx")).unwrap();
+    source.insert(10..12);
+    source.replicate_once(&remote).await.unwrap();
+    source.insert(12..14);
+    source.replicate_once(&remote).await.unwrap();
+    let txids: Vec<u64> = remote.level(0).await.iter().map(|(_, max)| *max).collect();
+    assert_eq!(txids, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(remote.latest().await, source.rows());
+    assert_eq!(remote.restored(Target::Txid(Txid::new(3).unwrap())).await.unwrap(), [0, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_empty_replica() {
+    let (source, _) = three_files().await;
+    let new = Remote::new();
+    source.replicate_once(&new).await.unwrap();
+    assert_eq!(new.latest().await, source.rows());
+    // Where early local files are gone, a snapshot leads to the present.
+    for n in 1..4 {
+        std::fs::remove_file(source.meta().join(format!("ltx/0/{n:016x}-{n:016x}.ltx"))).unwrap();
+    }
+    let newer = Remote::new();
+    source.insert(20..22);
+    source.replicate_once(&newer).await.unwrap();
+    assert_eq!(newer.latest().await, source.rows());
+    assert_eq!(newer.level(9).await.len(), 1);
+    source.insert(22..24);
+    source.replicate_once(&newer).await.unwrap();
+    assert_eq!(newer.latest().await, source.rows());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_replica_of_another_database() {
+    let (source, remote) = three_files().await;
+    let other = Source::new(0);
+    other.insert(100..103);
+    // Its local state knows TXIDs beyond those of the replica it is pointed to.
+    let own = Remote::new();
+    for n in 0..5 {
+        other.insert(200 + n..201 + n);
+        other.replicate_once(&own).await.unwrap();
+    }
+    other.insert(300..301);
+    other.replicate_once(&remote).await.unwrap();
+    assert_eq!(remote.latest().await, other.rows());
+    assert_eq!(remote.restored(Target::Txid(Txid::new(3).unwrap())).await.unwrap(), [0, 1, 2]);
+    drop(source);
+}
+
+/// A machine that was set back to an old image, database and metadata alike, and went on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_of_database_and_metadata_that_went_on() {
+    let (source, remote) = three_files().await;
+    let old = tempfile::tempdir().unwrap();
+    source.app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let keep = |name: &str| std::fs::copy(source.path().with_file_name(name), old.path().join(name)).map(|_| ());
+    keep("db").unwrap();
+    copy_dir(&source.meta(), &old.path().join(".db-litestream"));
+    // The replica learns two more transactions, the copy two others.
+    for n in 40..42 {
+        source.insert(n..n + 1);
+        source.replicate_once(&remote).await.unwrap();
+    }
+    let before = remote.latest().await;
+    let copy = Source::new(0);
+    std::fs::remove_dir_all(copy.meta()).ok();
+    copy.app.execute_batch("PRAGMA journal_mode = delete").unwrap();
+    std::fs::copy(old.path().join("db"), copy.path()).unwrap();
+    copy_dir(&old.path().join(".db-litestream"), &copy.meta());
+    let apart = Remote::new();
+    let app = rusqlite::Connection::open(copy.path()).unwrap();
+    for n in 50..54 {
+        app.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
+        copy.replicate_once(&apart).await.unwrap();
+    }
+    let newest = remote.level(0).await.last().unwrap().1;
+    copy.replicate_once(&remote).await.unwrap();
+    assert_eq!(remote.latest().await, apart.latest().await);
+    assert_eq!(remote.restored(Target::Txid(Txid::new(newest).unwrap())).await.unwrap(), before);
+}
+
+fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}

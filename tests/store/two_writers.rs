@@ -1,0 +1,171 @@
+//! More than one replicator for one database or one replica: never a mix, and everybody is told.
+
+use litestream::error::ErrorKind;
+use litestream::replica::faulty::{Fault, Op};
+use litestream::restore::Target;
+use litestream::types::Txid;
+
+use super::support::{Remote, Source, close, eventually, open};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_on_one_database_is_refused_until_the_first_has_ended() {
+    let (source, remote) = (Source::new(3), Remote::new());
+    let first = source.store(&remote).await;
+    first.run_once(false, false).await.unwrap();
+    let second = source.store(&remote).await;
+    let err = second.run_once(false, false).await.unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::InUse);
+    let lock = source.meta().join("litestream.lock");
+    let text = format!("locked by process {}: {}", std::process::id(), lock.display());
+    assert!(err.to_string().contains("database is being replicated by another litestream"), "{err}");
+    assert!(err.to_string().contains(&text), "{err}");
+    assert!(err.hint_text().is_some());
+    // The first is not disturbed, and what it is writing is not swept away.
+    source.insert(3..5);
+    first.run_once(false, false).await.unwrap();
+    close(first).await;
+    source.insert(5..7);
+    second.run_once(false, false).await.unwrap();
+    close(second).await;
+    assert_eq!(remote.latest().await, source.rows());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_daemon_takes_over_by_itself() {
+    let (source, remote) = (Source::new(3), Remote::new());
+    let first = source.store(&remote).await;
+    first.run_once(false, false).await.unwrap();
+    let second = source.store(&remote).await;
+    second.start();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    close(first).await;
+    source.insert(3..9);
+    eventually("the second has taken over", async || remote.has_all_of(&source).await).await;
+    close(second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ending_a_daemon_that_only_waited_does_not_take_the_whole_timeout() {
+    let (source, remote) = (Source::new(3), Remote::new());
+    let first = source.store(&remote).await;
+    first.run_once(false, false).await.unwrap();
+    let second = source.store(&remote).await;
+    second.start();
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    // The policy of these stores would try for five seconds.
+    tokio::time::timeout(std::time::Duration::from_secs(2), close(second)).await.unwrap();
+    close(first).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_databases_of_one_config_cannot_share_a_replica() {
+    let (a, b, remote) = (Source::new(1), Source::new(1), Remote::new());
+    let err = open(vec![a.config(&remote), b.config(&remote)]).await.unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Invalid);
+    assert!(err.to_string().contains("is used by another database"), "{err}");
+    let other = Remote::new();
+    close(open(vec![a.config(&remote), b.config(&other)]).await.unwrap()).await;
+}
+
+/// Whoever starts takes the replica over; whoever is overtaken stops at its next upload. All TXIDs
+/// stay what they were: states of one database or the other, never of both.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_databases_on_one_replica_take_turns_but_never_mix() {
+    let (a, b, remote) = (Source::new(0), Source::new(0), Remote::new());
+    let mut states = std::collections::BTreeMap::new();
+    let mut stores = [None, None];
+    let mut value = 0;
+    for round in 0..8 {
+        let (me, source) = if round % 2 == 0 { (0, &a) } else { (1, &b) };
+        // A fresh start takes over, with a full image above everything that is there.
+        if let Some(store) = stores[me].take() {
+            close(store).await;
+        }
+        stores[me] = Some(source.store(&remote).await);
+        let store = stores[me].as_ref().unwrap();
+        for _ in 0..3 {
+            source.insert(value..value + 2);
+            value += 2;
+            store.run_once(false, false).await.unwrap();
+            let newest = remote.level(0).await.last().unwrap().1;
+            states.insert(newest, source.rows());
+        }
+        // The other one notices, stays away for good, and says what to do.
+        let other = if me == 0 { &b } else { &a };
+        if let Some(overtaken) = &stores[1 - me] {
+            other.insert(value..value + 1);
+            value += 1;
+            for _ in 0..2 {
+                let err = overtaken.run_once(true, true).await.unwrap_err();
+                assert_eq!(err.kind(), ErrorKind::InUse, "{err}");
+                assert!(err.to_string().contains("another writer has put a different transaction"), "{err}");
+                assert!(err.hint_text().unwrap().contains("restart"));
+            }
+        }
+        assert_eq!(remote.latest().await, source.rows());
+    }
+    assert_eq!(states.len(), 24);
+    for (txid, rows) in states {
+        assert_eq!(remote.restored(Target::Txid(Txid::new(txid).unwrap())).await.unwrap(), rows, "TXID {txid}");
+    }
+    for store in stores.into_iter().flatten() {
+        close(store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_database_with_two_metadata_directories_is_continued_by_the_last_to_start() {
+    let (source, remote) = (Source::new(2), Remote::new());
+    let first = source.store(&remote).await;
+    first.run_once(false, false).await.unwrap();
+    let elsewhere = source.meta().with_file_name("elsewhere");
+    let second = open(vec![source.config_with_meta(&remote, elsewhere)]).await.unwrap();
+    source.insert(2..4);
+    second.run_once(false, false).await.unwrap();
+    source.insert(4..6);
+    assert_eq!(first.run_once(false, false).await.unwrap_err().kind(), ErrorKind::InUse);
+    second.run_once(false, false).await.unwrap();
+    assert_eq!(remote.latest().await, source.rows());
+    close(first).await;
+    close(second).await;
+    assert_eq!(remote.latest().await, source.rows());
+}
+
+/// Daemons with all their tasks, both at it at full speed.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_daemons_on_one_replica_leave_one_whole_history() {
+    let (a, b, remote) = (Source::new(5), Source::new(5), Remote::new());
+    b.insert(1000..1005);
+    let (first, second) = (a.store(&remote).await, b.store(&remote).await);
+    first.start();
+    second.start();
+    for n in 0..60 {
+        a.insert(n..n + 1);
+        b.insert(2000 + n..2001 + n);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    // One of them has lost and stays away, also at the end.
+    close(first).await;
+    close(second).await;
+    let restored = remote.latest().await;
+    assert!(restored == a.rows() || restored == b.rows());
+    for file in remote.files().await {
+        let rows = remote.restored(Target::Txid(file.txids.max())).await.unwrap();
+        assert!(a.rows().starts_with(&rows) || b.rows().starts_with(&rows), "{file}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_answer_was_lost_is_not_taken_for_another_writer() {
+    let (source, remote) = (Source::new(2), Remote::new());
+    let store = source.store(&remote).await;
+    store.run_once(false, false).await.unwrap();
+    for n in 2..6 {
+        source.insert(n..n + 1);
+        remote.client.push(Op::Put, Fault::LoseAnswer(ErrorKind::Unavailable));
+        assert_eq!(store.run_once(false, false).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        store.run_once(false, false).await.unwrap();
+    }
+    assert_eq!(remote.latest().await, source.rows());
+    close(store).await;
+}
