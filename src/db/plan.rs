@@ -21,6 +21,7 @@
 
 use std::fmt;
 
+use crate::sys::mutant;
 use crate::types::PageSize;
 use crate::wal::Salts;
 
@@ -139,16 +140,20 @@ pub fn plan(facts: &Facts) -> Plan {
     let same_generation = last.salts == facts.salts;
     if facts.protected {
         return match (same_generation, facts.empty) {
-            (true, _) if facts.end < last.end => Plan::FullImage(Reason::Diverged),
+            (true, _) if facts.end < last.end && !mutant("shorter-log-ignored") => Plan::FullImage(Reason::Diverged),
             (true, _) => read_on(facts, last),
             (false, true) => Plan::Nothing,
+            (false, false) if mutant("restart-read-from-tail") => Plan::FromTail,
             (false, false) => Plan::FromHead,
         };
     }
     if facts.empty {
+        if mutant("empty-log-means-nothing") {
+            return Plan::Nothing;
+        }
         return Plan::FullImage(Reason::LogGone);
     }
-    if facts.tail == Tail::Gone {
+    if facts.tail == Tail::Gone && !mutant("lost-tail-ignored") {
         return Plan::FullImage(Reason::TailGone);
     }
     if same_generation {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 pub use backoff::{Backoff, LogLimiter};
 pub use blocking::blocking;
 pub use clock::{BootId, Clock, ManualClock, SystemClock};
+pub(crate) use fault::mutant;
 pub use fault::{FaultPoint, fault_point};
 pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, Modes, OpenMode, OwnerMode};
 pub use memory::give_memory_back;

@@ -171,13 +171,13 @@ impl App {
         if done {
             self.commits += 1;
         }
-        let (full_sync, disk) = (session.full_sync, &self.disk);
+        // With others in between, who committed what is not known here.
+        let (full_sync, disk) = (session.full_sync && swarm.interleave == 0, &self.disk);
         let mut inner = disk.lock();
         inner.observe();
         let now = inner.oracle.now();
         if done && full_sync && now > before && !inner.is_dead(self.who) {
-            // The newest may be another process's, committed since without a sync.
-            inner.oracle.is_durable(before + 1);
+            inner.oracle.is_durable(now);
         }
         Ok(())
     }
