@@ -12,7 +12,7 @@ COPY etc etc
 # Linked statically against glibc: SQLite needs nothing of it at run time that is not in the archive.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 RUN cargo build --locked --release --target "$(rustc -vV | sed -n 's/^host: //p')" \
-    && cp target/*/release/litestream /litestream \
+    && strip -o /litestream target/*/release/litestream \
     && mkdir -p /empty/tmp /empty/data /empty/etc \
     && chmod 1777 /empty/tmp \
     && echo 'litestream:x:10001:10001::/data:/none' > /empty/etc/passwd \

@@ -35,8 +35,8 @@ pub use replica::{
     WebdavSettings, replica_from_url,
 };
 pub use settings::{
-    Built, Config, DbEntry, DbSettings, HeartbeatSettings, LogFormat, LoggingSettings, ShutdownSettings,
-    SnapshotSettings, SocketSettings, check_meta_paths,
+    Built, Config, DbEntry, DbSettings, HeartbeatSettings, LogFormat, LoggingSettings, McpSettings, ShutdownSettings,
+    SnapshotSettings, SocketSettings, check_meta_paths, database_from_url, default_meta_path,
 };
 pub use url::is_replica_url;
 

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use jiff::SignedDuration;
 
-use super::raw::{RawConfig, RawDb, RawLevel, RawLogging, RawSnapshot};
+use super::raw::{RawConfig, RawDb, RawLevel, RawLogging, RawMcp, RawSnapshot};
 use super::settings::{
-    Config, DbEntry, HeartbeatSettings, LogFormat, LoggingSettings, Place, ShutdownSettings, SnapshotSettings,
-    SocketSettings, positive,
+    Config, DbEntry, HeartbeatSettings, LogFormat, LoggingSettings, McpSettings, Place, ShutdownSettings,
+    SnapshotSettings, SocketSettings, positive,
 };
 use super::{Surroundings, defaults};
 use crate::types::format_duration;
@@ -54,6 +54,7 @@ pub(super) fn resolve(mut raw: RawConfig, around: Surroundings<'_>) -> (Option<C
     let global = check_global(&raw, &levels, &mut faults);
     check_databases(&dbs, &paths, &mut faults);
     let logging = logging(&raw.logging, around, &mut faults);
+    let mcp = mcp(&raw.mcp_addr, &raw.mcp, around, &mut faults);
     if !faults.is_empty() {
         return (None, faults);
     }
@@ -63,7 +64,7 @@ pub(super) fn resolve(mut raw: RawConfig, around: Surroundings<'_>) -> (Option<C
     let nonempty = |text: String| Some(text).filter(|t| !t.is_empty());
     let config = Config {
         addr: nonempty(raw.addr),
-        mcp_addr: nonempty(raw.mcp_addr),
+        mcp,
         exec: nonempty(raw.exec),
         socket: SocketSettings {
             enabled: raw.socket.enabled,
@@ -279,6 +280,19 @@ fn check_intervals(db: &RawDb, at: &str, label: &str, faults: &mut Faults) {
         let sync_interval = replica.as_ref().and_then(|r| r.settings.sync_interval);
         above_zero(&format!("replicas[{i}].sync-interval"), SYNC_INTERVAL_TEXT, sync_interval);
     }
+}
+
+fn mcp(addr: &str, raw: &RawMcp, around: Surroundings<'_>, faults: &mut Faults) -> Option<McpSettings> {
+    let mut paths = Vec::with_capacity(raw.paths.len());
+    for (i, path) in raw.paths.iter().enumerate() {
+        match around.expand(path) {
+            Ok(path) => paths.push(path),
+            Err(err) => faults.add(format!("mcp.paths[{i}]"), err.to_string()),
+        }
+    }
+    let settings =
+        McpSettings { addr: addr.to_owned(), token: raw.token.clone(), allow_changes: raw.allow_changes, paths };
+    Some(settings).filter(|settings| !settings.addr.is_empty())
 }
 
 /// `LOG_LEVEL` beats the file.

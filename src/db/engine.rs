@@ -18,7 +18,7 @@ use crate::types::{Level, PageSize, Txid, TxidRange};
 use crate::wal::{Salts, WalChecksum};
 
 /// Its lock says that somebody uses the metadata directory. Litestream 0.5 does not look at it.
-const LOCK_FILE: &str = "litestream.lock";
+pub(super) const LOCK_FILE: &str = "litestream.lock";
 
 /// A replicated database. All methods block; one runs at a time.
 #[derive(Debug)]

@@ -64,6 +64,12 @@ impl Replica {
         &self.client
     }
 
+    /// The same replica through a wrapper around its client.
+    #[must_use]
+    pub fn wrapped(&self, wrap: impl FnOnce(Arc<dyn ReplicaClient>) -> Arc<dyn ReplicaClient>) -> Self {
+        Self { client: wrap(Arc::clone(&self.client)), layout: self.layout }
+    }
+
     /// Files of a level by (min, max) TXID; with `seek` those that reach it. Other names are skipped.
     ///
     /// # Errors

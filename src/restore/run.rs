@@ -13,11 +13,14 @@ use super::output::{Destination, Overwrite, remove_sidecars};
 use super::plan::{Target, check_sizes};
 use super::progress::Progress;
 use super::survey::{Plan, survey};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::replica::{ByteStream, FileInfo, Replica};
 use crate::sys::{File, World, blocking};
 use crate::types::{IntegrityCheck, PageSize, Timestamp, Txid};
 use crate::v3;
+
+/// How often a plan is made anew because a file of it is gone.
+const REPLANS: u32 = 3;
 
 /// Runs SQLite's own check on a database file; an error says what is wrong with it
 /// (`integrity check failed: …`). Blocks. Not called for [`IntegrityCheck::None`].
@@ -96,7 +99,21 @@ pub async fn plan_for(replica: &Replica, target: Target, require_known_time: boo
 /// target, `Corrupt` for damaged or missing files; those of store and file system.
 pub async fn run(world: &World, replica: &Replica, request: &Request, check: Check) -> Result<Report> {
     check_destination(world, request).await?;
-    let plan = plan_for(replica, request.target, request.require_known_time).await?;
+    let look = || plan_for(replica, request.target, request.require_known_time);
+    let mut plan = look().await?;
+    for _ in 0..REPLANS {
+        match run_plan(world, replica, request, Arc::clone(&check), plan.clone(), None).await {
+            // Retention took a file of the plan meanwhile; what it left leads there too, or says why not.
+            Err(broken) if broken.error.kind() == ErrorKind::NotFound => {
+                let now = look().await?;
+                if now == plan {
+                    return Err(broken.error);
+                }
+                plan = now;
+            }
+            done => return done.map_err(|broken| broken.error),
+        }
+    }
     run_plan(world, replica, request, check, plan, None).await.map_err(|broken| broken.error)
 }
 

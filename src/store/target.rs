@@ -255,7 +255,7 @@ impl Target {
             let image = self.put(database, txids).await?;
             if let Some(image) = image {
                 // Restores need not go back further, and level 9 need not read the database again (C5).
-                self.promote(database, &image).await?;
+                Box::pin(self.promote(database, &image)).await?;
             }
             at = Position { txid: Some(next), page_size: Some(page_size) };
             next = next.next();

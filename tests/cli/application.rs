@@ -121,7 +121,5 @@ fn packages_get_a_manual_page_and_completions() {
         assert!(ran.stdout.starts_with(first), "{what}");
         assert!(ran.stdout.contains("restore-if-db-not-exists") || what == "man", "{what}");
     }
-    scratch
-        .run(&["generate"])
-        .refused("Error: specify one of man, bash, zsh, fish\nTry: litestream generate man\n");
+    scratch.run(&["generate"]).refused("Error: specify one of man, bash, zsh, fish\nTry: litestream generate man\n");
 }

@@ -4,6 +4,7 @@
 
 mod application;
 mod config;
+mod daemon;
 mod flags;
 mod replicate;
 mod restore;

@@ -47,7 +47,8 @@ fn daemon(app: &App, config: &Config, found: &mut Vec<Finding>) {
     if config.levels.len() > MAX_LEVELS {
         found.push(Finding::error(format!("levels[{MAX_LEVELS}]"), "compaction level cannot exceed 8"));
     }
-    for (setting, address) in [("addr", &config.addr), ("mcp-addr", &config.mcp_addr)] {
+    let mcp = config.mcp.as_ref().map(|mcp| &mcp.addr);
+    for (setting, address) in [("addr", config.addr.as_ref()), ("mcp-addr", mcp)] {
         if let Some(address) = address
             && address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err())
         {

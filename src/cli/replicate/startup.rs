@@ -11,6 +11,7 @@ use super::super::service::Service;
 use super::super::version::VERSION;
 use super::super::{App, Failure, shellwords};
 use super::Request;
+use super::services::{Daemon, WatchedDir, open_mcp};
 use super::supervise::{Until, supervise};
 use crate::config::{self, Config, DbEntry, DbSettings, Finding, ReplicaKind, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,15 +28,16 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
     let config = &request.config;
     info!(version = VERSION, level = %config.logging.level, "litestream");
     warn_of_settings(config);
-    warn_of_missing_parts(config);
+    let mcp = open_mcp(app, request).await;
     if config.dbs.is_empty() {
         error!("no databases specified in configuration");
     }
     for entry in &config.dbs {
         restore_if_missing(app, entry).await?;
     }
-    let databases = build(config, app.surroundings())?;
+    let (databases, directories) = build(config, app.surroundings())?;
     let store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
+    let mut daemon = Daemon::new(app, store.clone(), mcp);
     if request.once.is_none() {
         store.start();
     }
@@ -45,7 +47,13 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
             "retention disabled; cloud provider lifecycle policies must handle retention"
         );
     }
+    daemon.open_socket(config);
+    if request.once.is_none() {
+        daemon.watch(app, request, directories);
+        daemon.beat(config);
+    }
     log_databases(&databases);
+    daemon.open_endpoint(config).await?;
 
     let service = Service::new(&app.env);
     let (mut tasks, mut reaper) = (TaskGroup::default(), Reaper::new());
@@ -59,7 +67,7 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
         service.ready(databases.len());
     }
     service.keep_alive(&mut tasks);
-    let outcome = supervise(store, until, &mut signals, || service.stopping()).await;
+    let outcome = supervise(daemon, until, &mut signals, || service.stopping()).await;
     tasks.stop().await;
     reaper.stop().await;
     match failed {
@@ -76,18 +84,20 @@ fn start_child(app: &App, request: &Request, reaper: &mut Reaper) -> Result<Opti
 }
 
 /// Step 5: the databases, those found in directories included.
-fn build(config: &Config, around: Surroundings<'_>) -> Result<Vec<DbSettings>> {
-    let mut all = Vec::new();
+fn build(config: &Config, around: Surroundings<'_>) -> Result<(Vec<DbSettings>, Vec<WatchedDir>)> {
+    let (mut all, mut directories) = (Vec::new(), Vec::new());
     for entry in &config.dbs {
         let built = entry.build_all(around)?;
         if let Some(directory) = built.directory {
             let (count, watch) = (built.databases.len(), directory.watch);
             info!(dir = %directory.written, count, watch, "found databases in directory");
+            let found = built.databases.iter().map(|db| db.path.clone()).collect();
+            directories.extend(directory.watch.then_some(WatchedDir { directory, found }));
         }
         all.extend(built.databases);
     }
     config::check_meta_paths(&all)?;
-    Ok(all)
+    Ok((all, directories))
 }
 
 async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Result<Store> {
@@ -105,19 +115,6 @@ fn warn_of_settings(config: &Config) {
     for Finding { line, setting, message, hint, .. } in &config.warnings {
         let setting = Some(setting.as_str()).filter(|s| !s.is_empty());
         warn!(line, setting, problem = %message, hint = hint.as_deref(), "configuration warning");
-    }
-}
-
-/// A setting that would do nothing must not look as if it did.
-fn warn_of_missing_parts(config: &Config) {
-    let parts = [
-        ("addr", config.addr.is_some()),
-        ("mcp-addr", config.mcp_addr.is_some()),
-        ("socket.enabled", config.socket.enabled),
-        ("heartbeat-url", config.heartbeat.is_some()),
-    ];
-    for (setting, _) in parts.into_iter().filter(|(_, used)| *used) {
-        warn!(setting, "setting is not available in this build yet and has no effect");
     }
 }
 

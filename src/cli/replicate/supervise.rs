@@ -9,7 +9,6 @@ use tracing::info;
 use super::Once;
 use crate::cli::process::{Caught, Ended};
 use crate::error::{Error, Result};
-use crate::store::Store;
 
 /// What this needs of the store.
 pub(super) trait Engine: Sized {
@@ -17,16 +16,6 @@ pub(super) trait Engine: Sized {
     async fn once(&self, once: Once) -> Result<()>;
     /// The final sync, retried until `skip`; then everything is closed. Logs its own failures.
     async fn close(self, skip: CancellationToken);
-}
-
-impl Engine for Store {
-    async fn once(&self, once: Once) -> Result<()> {
-        self.run_once(once.force_snapshot, once.enforce_retention).await
-    }
-
-    async fn close(self, skip: CancellationToken) {
-        Self::close(&self, skip).await;
-    }
 }
 
 /// Where signals come from.

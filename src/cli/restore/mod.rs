@@ -375,9 +375,9 @@ async fn follow(
         tokio::select! {
             biased;
             ended = &mut work => return Ok(ended?),
-            name = signals.next() => {
+            caught = signals.next() => {
                 if !begun.get() {
-                    return Err(Stopped::Failed(Failure::new(format!("restore was stopped: {}", name.name()))));
+                    return Err(Stopped::Failed(Failure::new(format!("restore was stopped: {}", caught.name()))));
                 }
                 stop.cancel();
             }
