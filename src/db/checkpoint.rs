@@ -29,7 +29,7 @@ use super::session::Beside;
 use super::sync::{Batch, not_open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite::WalIndex;
-use crate::sys::{Backoff, fault_point};
+use crate::sys::{Backoff, fault_point, mutant};
 use crate::types::PageSize;
 use crate::wal::{PageMap, Segment};
 
@@ -263,7 +263,7 @@ impl Db {
         let done = self.locked_part(&mut tail);
         // The lock goes back whatever happened.
         let unlocked = self.session.as_mut().ok_or_else(not_open)?.unlock();
-        if done.is_err() {
+        if done.is_err() && !mutant("failed-checkpoint-keeps-protection") {
             // Our mark may have moved past frames that were read into memory only.
             self.unprotect();
         }
@@ -271,7 +271,9 @@ impl Db {
             unlocked?;
             return Ok(None);
         };
-        self.publish_tail(&view, tail)?;
+        if !mutant("tail-not-published") {
+            self.publish_tail(&view, tail)?;
+        }
         unlocked?;
         if outcome == Outcome::Complete {
             self.cut_log(&view)?;
@@ -288,7 +290,7 @@ impl Db {
         map.drop_beyond_commit();
         let batch = Batch { map, segment, from, full: None, detached: true };
         let published = fault_point("checkpoint.unlocked").and_then(|()| self.publish(view, &batch));
-        if published.is_err() {
+        if published.is_err() && !mutant("lost-tail-keeps-protection") {
             // The frames may be gone with the memory they were in.
             self.unprotect();
         }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::Encoder;
-use crate::sys::{File, read_full_at};
+use crate::sys::{File, mutant, read_full_at};
 use crate::types::{PageSize, Pgno};
 use crate::wal::PageMap;
 
@@ -35,6 +35,7 @@ impl Pages {
                 let lock = page_size.lock_page();
                 let mut pages = map.pages();
                 // A growing file always carries all new pages, even those nobody wrote to.
+                let before = if mutant("growth-not-filled") { commit } else { before };
                 pages.extend(Pgno::range(before.saturating_add(1), commit, page_size).filter(|p| !map.contains(*p)));
                 pages.retain(|p| *p != lock);
                 pages.sort_unstable();

@@ -13,7 +13,7 @@ use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, LocalDir};
 use crate::sqlite::Sqlite;
-use crate::sys::{Lock, Modes, World};
+use crate::sys::{Lock, Modes, World, mutant};
 use crate::types::{Level, PageSize, Txid, TxidRange};
 use crate::wal::{Salts, WalChecksum};
 
@@ -218,7 +218,7 @@ impl Db {
 
     /// Once per life and directory: see [`LocalDir::make_durable`].
     pub(super) fn make_names_durable(&mut self) -> Result<()> {
-        if !self.names_durable {
+        if !self.names_durable && !mutant("names-left-volatile") {
             self.local.make_durable(Level::L0)?;
             self.names_durable = true;
         }
@@ -321,12 +321,17 @@ impl Db {
     }
 
     pub(super) fn next_txid(&self) -> Txid {
+        if mutant("txid-reused")
+            && let Some(txid) = self.position()
+        {
+            return txid;
+        }
         Txid::after(self.position().max(self.floor))
     }
 
     pub(super) fn unprotect(&mut self) {
         if let Some(session) = &mut self.session {
-            session.protected = false;
+            session.protected = mutant("protection-never-given-up") && session.protected;
         }
     }
 

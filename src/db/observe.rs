@@ -10,7 +10,7 @@ use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, LocalDir, PageIndex};
 use crate::sqlite::WalIndex;
-use crate::sys::{File, FileId, OpenMode, World};
+use crate::sys::{BootId, File, FileId, OpenMode, World, mutant};
 use crate::types::{Level, PageSize, TxidRange};
 use crate::wal::{FrameHeader, FrameReader, PageMap, Stop, WalChecksum, WalHeader, read_slot};
 
@@ -128,6 +128,7 @@ pub(super) fn continuity(
     record: Option<&Record>,
     local: &LocalDir,
     session: &Session,
+    boot: Option<BootId>,
 ) -> Result<Continuity> {
     let mut found = Continuity {
         tail: Tail::Gone,
@@ -143,8 +144,15 @@ pub(super) fn continuity(
     let Some(checksum) = tail_checksum(log, last, record, local)? else { return Ok(found) };
     found.tail = Tail::Intact;
     found.checksum = checksum;
-    let restarted_once = view.index.salts.follows(last.salts)
-        && record.is_none_or(|r| log.header.checkpoint_seq == r.seq().wrapping_add(1) && log.len >= r.wal_len());
+    // A power cut may have taken the log back before E, and what was committed in its stead may be
+    // overwritten by now, although the slot before E still holds the frame we know. Only the record
+    // can say that there was none.
+    let restarted_once = (view.index.salts.follows(last.salts) || mutant("any-restart-follows"))
+        && record.is_some_and(|r| {
+            (r.is_of_boot(boot) || mutant("boot-ignored"))
+                && log.header.checkpoint_seq == r.seq().wrapping_add(1)
+                && log.len >= r.wal_len()
+        });
     if restarted_once {
         (found.beyond, found.stale) = beyond(log, last, checksum, view)?;
     }
@@ -165,8 +173,8 @@ fn tail_checksum(log: &OpenLog, last: &Last, record: Option<&Record>, local: &Lo
     let mut frame = Vec::new();
     let slot = read_slot(log.file.as_ref(), last.page_size, last.end - frame_size, &mut frame)?;
     let Some(slot) = slot.filter(|s| s.salts == last.salts) else { return Ok(None) };
-    let same = match record.map(Record::checksum).or(last.chain) {
-        Some(chain) => chain == slot.checksum,
+    let same = match record.map(Record::checksum).or(last.chain.filter(|_| !mutant("chain-not-kept"))) {
+        Some(chain) => chain == slot.checksum || mutant("tail-not-compared"),
         None => frames_match_file(log, last, local)?,
     };
     Ok(same.then_some(slot.checksum))
@@ -237,8 +245,11 @@ fn beyond(log: &OpenLog, last: &Last, checksum: WalChecksum, view: &LogView) -> 
         FrameReader::new(log.file.as_ref(), last.page_size, log.header.big_endian, last.salts, last.end, checksum);
     let segment = stale.read(reader, None)?;
     let proved = matches!(segment.stop, Some(Stop::OtherSalts(salts)) if salts != view.index.salts);
+    let proved = proved || (mutant("end-of-file-proves") && matches!(segment.stop, Some(Stop::EndOfFile { .. })));
+    let proved = proved || mutant("anything-proves");
     let verdict = match (proved && stale.is_in_memory(), segment.commits) {
         (true, 0) => Beyond::Nothing,
+        (true, _) if mutant("stale-commits-skipped") => Beyond::Nothing,
         (true, _) => Beyond::Commits,
         (false, _) => Beyond::Unclear,
     };

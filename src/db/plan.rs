@@ -12,7 +12,7 @@
 //! | 5 | yes | W ≠ S | incremental from the head |
 //! | 6 | yes | W = S, log ends before E | full image: committed frames were taken back |
 //! | 7 | no | W = S, frame before E intact, log ends at or behind E | nothing or incremental from E |
-//! | 8 | no | exactly one restart, frame before E intact, nothing unseen behind E | incremental from the head |
+//! | 8 | no | exactly one restart and no reboot, frame before E intact, nothing unseen behind E | incremental from the head |
 //! | 9 | no | as 8, but commits behind E that can be proved complete | recover them, then the head |
 //! | 10 | no | anything else | full image |
 //!
@@ -21,6 +21,7 @@
 
 use std::fmt;
 
+use crate::sys::mutant;
 use crate::types::PageSize;
 use crate::wal::Salts;
 
@@ -139,16 +140,20 @@ pub fn plan(facts: &Facts) -> Plan {
     let same_generation = last.salts == facts.salts;
     if facts.protected {
         return match (same_generation, facts.empty) {
-            (true, _) if facts.end < last.end => Plan::FullImage(Reason::Diverged),
+            (true, _) if facts.end < last.end && !mutant("shorter-log-ignored") => Plan::FullImage(Reason::Diverged),
             (true, _) => read_on(facts, last),
             (false, true) => Plan::Nothing,
+            (false, false) if mutant("restart-read-from-tail") => Plan::FromTail,
             (false, false) => Plan::FromHead,
         };
     }
     if facts.empty {
+        if mutant("empty-log-means-nothing") {
+            return Plan::Nothing;
+        }
         return Plan::FullImage(Reason::LogGone);
     }
-    if facts.tail == Tail::Gone {
+    if facts.tail == Tail::Gone && !mutant("lost-tail-ignored") {
         return Plan::FullImage(Reason::TailGone);
     }
     if same_generation {

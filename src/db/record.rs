@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::ltx::crc64;
-use crate::sys::{OpenMode, OwnerMode, World};
+use crate::sys::{BootId, OpenMode, OwnerMode, World};
 use crate::types::Txid;
 use crate::wal::{Salts, WalChecksum};
 
@@ -35,6 +35,9 @@ pub(super) struct Record {
     wal_len: u64,
     /// Inode of the database. The device number is left out: it changes with a reboot.
     inode: u64,
+    /// Run of the operating system. After another start commits may have been taken back.
+    #[serde(default)]
+    boot: Option<BootId>,
 }
 
 /// Where the log stood when the file was made.
@@ -43,6 +46,7 @@ pub(super) struct Surroundings {
     pub(super) seq: u32,
     pub(super) wal_len: u64,
     pub(super) inode: u64,
+    pub(super) boot: Option<BootId>,
 }
 
 impl Record {
@@ -57,6 +61,7 @@ impl Record {
             seq: at.seq,
             wal_len: at.wal_len,
             inode: at.inode,
+            boot: at.boot,
         }
     }
 
@@ -75,6 +80,11 @@ impl Record {
 
     pub(super) fn wal_len(&self) -> u64 {
         self.wal_len
+    }
+
+    /// Whether it was written since the machine was started, `now` naming that.
+    pub(super) fn is_of_boot(&self, now: Option<BootId>) -> bool {
+        now.is_some() && self.boot == now
     }
 
     pub(super) fn inode(&self) -> u64 {
@@ -131,7 +141,7 @@ mod tests {
     fn a_torn_record_is_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let world = World::system();
-        let at = Surroundings { seq: 5, wal_len: 8272, inode: 6 };
+        let at = Surroundings { seq: 5, wal_len: 8272, inode: 6, boot: Some(BootId(u128::MAX)) };
         let record = Record::new(Txid::FIRST, Salts { salt1: 1, salt2: 2 }, 4152, WalChecksum { s0: 3, s1: 4 }, at);
         record.store(&world, dir.path(), OwnerMode::DEFAULT_FILE).unwrap();
         assert_eq!(Record::load(&world, dir.path()), Some(record));
@@ -152,7 +162,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let world = World::system();
         let of = |n: u64| {
-            let at = Surroundings { seq: 5, wal_len: n, inode: n };
+            let at = Surroundings { seq: 5, wal_len: n, inode: n, boot: None };
             Record::new(Txid::new(n).unwrap(), Salts { salt1: 1, salt2: 2 }, n, WalChecksum { s0: 3, s1: 4 }, at)
         };
         of(1 << 60).store(&world, dir.path(), OwnerMode::DEFAULT_FILE).unwrap();

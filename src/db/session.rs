@@ -8,7 +8,7 @@ use super::config::DbConfig;
 use super::gate::{Gate, Pass};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite::{Conn, Sqlite, WalIndex};
-use crate::sys::{Clock, File, FileId, OpenMode, World};
+use crate::sys::{Clock, File, FileId, OpenMode, World, mutant};
 use crate::types::PageSize;
 
 /// Starting to read takes part in the log and fixes what it shows; the pragma is the cheapest
@@ -124,7 +124,7 @@ impl Session {
         if self.reading {
             return Ok(());
         }
-        self.protected = false;
+        self.protected = mutant("lost-transaction-keeps-protection") && self.protected;
         self.start_reading()
     }
 
@@ -157,7 +157,7 @@ impl Session {
         self.reading = false;
         let ended = self.reader.execute("ROLLBACK");
         let begun = ended.and_then(|()| self.start_reading());
-        if begun.is_err() {
+        if begun.is_err() && !mutant("lost-transaction-keeps-protection") {
             self.protected = false;
         }
         begun
@@ -167,6 +167,9 @@ impl Session {
     /// Another connection holds a mark meanwhile: protection is never given up.
     pub(super) fn advance_mark(&mut self) -> Result<()> {
         let stand_in = self.writer()?;
+        if mutant("no-stand-in") {
+            return self.restart_reading();
+        }
         begin_read(stand_in)?;
         let moved = self.restart_reading();
         let released = self.writer()?.execute("ROLLBACK");

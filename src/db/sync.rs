@@ -11,7 +11,7 @@ use super::plan::{Beyond, Facts, LastFacts, Plan, Reason, Tail, plan};
 use super::record::{Record, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{Encoder, FileWriter, Header, WalPos};
-use crate::sys::{OwnerMode, Publisher, fault_point};
+use crate::sys::{OwnerMode, Publisher, fault_point, mutant};
 use crate::types::{Checksum, Level, Txid, TxidRange};
 use crate::wal::{PageMap, Segment, WalChecksum, WalHeader};
 
@@ -134,7 +134,7 @@ impl Db {
         if let (false, Some(last)) = (session.protected, last) {
             let record = Record::load(&self.world, &self.config.meta_path)
                 .filter(|r| r.is_about(last.txid, last.salts, last.end));
-            found = continuity(&view, last, record.as_ref(), &self.local, session)?;
+            found = continuity(&view, last, record.as_ref(), &self.local, session, self.world.clock.boot())?;
         }
         let facts = Facts {
             last: last.map(|l| LastFacts { page_size: l.page_size, salts: l.salts, end: l.end }),
@@ -193,11 +193,15 @@ impl Db {
             }
         };
         let segment = self.read_log(&mut map, view, from, chain, limit, full.is_some())?;
-        map.drop_beyond_commit();
+        if !mutant("pages-beyond-the-end-kept") {
+            map.drop_beyond_commit();
+        }
         let limited = segment.limited && segment.end < view.end;
         self.publish(view, &Batch { map, segment, from, full, detached: false })?;
         self.force_full = None;
-        if !limited && let Some(session) = &mut self.session {
+        if (!limited || mutant("limited-read-protects"))
+            && let Some(session) = &mut self.session
+        {
             session.protected = true;
         }
         Ok(Step::Wrote { full: full.is_some(), limited })
@@ -232,6 +236,7 @@ impl Db {
         let reader = view.log()?.reader(session.page_size, from, chain).bounded(view.end);
         let segment = map.read(reader, limit)?;
         let complete = segment.end == view.end && segment.checksum == view.index.checksum;
+        let complete = complete || mutant("log-may-end-early");
         if complete || (segment.limited && segment.end < view.end) {
             return Ok(segment);
         }
@@ -291,7 +296,7 @@ impl Db {
         };
         let written = self.write_file(header, pages, &source, || {
             // Frames may have been replaced while they were copied: then the copy is void.
-            if !batch.detached && session.wal_index()?.salts != view.index.salts {
+            if !batch.detached && !mutant("log-not-looked-at-again") && session.wal_index()?.salts != view.index.salts {
                 return Err(Error::new(ErrorKind::Changed, "wal was restarted while it was copied"));
             }
             Ok(())
@@ -343,7 +348,12 @@ impl Db {
     /// Leaves the continuity record. Nothing depends on it, so failing to is only worth a word.
     fn remember(&self, last: &Last, view: &LogView) {
         let (Some(session), Some(log), Some(checksum)) = (&self.session, &view.file, last.checksum) else { return };
-        let at = Surroundings { seq: log.header.checkpoint_seq, wal_len: log.len, inode: session.file_id.ino };
+        let at = Surroundings {
+            seq: log.header.checkpoint_seq,
+            wal_len: log.len,
+            inode: session.file_id.ino,
+            boot: self.world.clock.boot(),
+        };
         let record = Record::new(last.txid, last.salts, last.end, checksum, at);
         let owner_mode = self.modes().map_or(OwnerMode::PRIVATE_FILE, |m| m.file);
         if let Err(err) = record.store(&self.world, &self.config.meta_path, owner_mode) {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::Timestamp;
 
 /// Wall clock for stamps, monotonic clock for intervals.
@@ -14,6 +16,22 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     fn elapsed(&self) -> Duration;
     /// Blocks the calling thread for so long.
     fn pause(&self, time: Duration);
+    /// Names the time since the machine was started: another one after a power cut. `None` where
+    /// that cannot be told.
+    fn boot(&self) -> Option<BootId>;
+}
+
+/// One run of the operating system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootId(pub u128);
+
+impl BootId {
+    /// From the text of a UUID.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
+        u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32).map(Self)
+    }
 }
 
 /// The machine's clocks.
@@ -49,6 +67,11 @@ impl Clock for SystemClock {
 
     fn pause(&self, time: Duration) {
         std::thread::sleep(time);
+    }
+
+    /// Linux only.
+    fn boot(&self) -> Option<BootId> {
+        BootId::parse(&std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?)
     }
 }
 
@@ -90,5 +113,9 @@ impl Clock for ManualClock {
 
     fn pause(&self, time: Duration) {
         self.advance(time);
+    }
+
+    fn boot(&self) -> Option<BootId> {
+        Some(BootId(1))
     }
 }

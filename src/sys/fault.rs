@@ -24,6 +24,23 @@ pub fn fault_point(name: &'static str) -> Result<()> {
     }
 }
 
+/// Whether this build is to have the defect `name`: tests of the tests. Always false without the feature
+/// `mutants`, so that nothing is left of it. `MUTANT=<name>` chooses one.
+#[inline]
+#[must_use]
+pub(crate) fn mutant(name: &'static str) -> bool {
+    #[cfg(feature = "mutants")]
+    {
+        static CHOSEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+        CHOSEN.get_or_init(|| std::env::var("MUTANT").ok()).as_deref() == Some(name)
+    }
+    #[cfg(not(feature = "mutants"))]
+    {
+        let _ = name;
+        false
+    }
+}
+
 #[cfg(feature = "faults")]
 mod active {
     use std::sync::OnceLock;

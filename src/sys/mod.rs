@@ -19,7 +19,8 @@ use std::sync::Arc;
 
 pub use backoff::{Backoff, LogLimiter};
 pub use blocking::blocking;
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use clock::{BootId, Clock, ManualClock, SystemClock};
+pub(crate) use fault::mutant;
 pub use fault::{FaultPoint, fault_point};
 pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, Modes, OpenMode, OwnerMode};
 pub use http_get::http_get;

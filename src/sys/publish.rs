@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::fault::fault_point;
+use super::fault::{fault_point, mutant};
 use super::fs::{File, Fs, OpenMode, OwnerMode};
 use super::random::Random;
 use crate::error::{Error, Result};
@@ -103,7 +103,9 @@ impl<'a> Publisher<'a> {
         let Some(file) = self.file.take() else { unreachable!("publish runs once") };
         let sealed = (|| {
             fault_point("publish.sync")?;
-            file.sync()?;
+            if !mutant("publish-without-sync") {
+                file.sync()?;
+            }
             if let Some(at) = stamp {
                 file.set_modified(at)?;
             }
@@ -116,7 +118,7 @@ impl<'a> Publisher<'a> {
             return Err(err);
         }
         fault_point("publish.sync_dir")?;
-        if let Some(dir) = self.target.parent() {
+        if let Some(dir) = self.target.parent().filter(|_| !mutant("publish-without-dirsync")) {
             self.fs.sync_dir(dir)?;
         }
         fault_point("publish.done")

@@ -724,6 +724,7 @@ impl Inner {
     /// A sync that failed and will never be made good: the pages count as clean from now on.
     pub(crate) fn forget_dirty(&mut self, ino: usize) {
         self.files[ino].dirty.clear();
+        self.oracle.cannot_rely_on_syncs();
     }
 
     /// Part of a write that was cut off by a kill.

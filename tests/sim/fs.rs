@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use litestream::error::{Error, ErrorKind, Result};
 use litestream::sys::{
-    Clock, DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, OpenMode, OwnerMode, Random, World,
+    BootId, Clock, DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, OpenMode, OwnerMode, Random, World,
 };
 use litestream::types::Timestamp;
 
@@ -48,6 +48,10 @@ impl Clock for SimClock {
 
     fn elapsed(&self) -> Duration {
         Duration::from_micros(self.disk.lock().elapsed_us)
+    }
+
+    fn boot(&self) -> Option<BootId> {
+        Some(BootId(u128::from(self.disk.lock().counts.power_cuts)))
     }
 
     fn pause(&self, time: Duration) {

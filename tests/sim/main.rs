@@ -64,7 +64,7 @@ fn no_commit_is_lost_by_the_engine() {
         if let Some(violation) = &outcome.violation {
             eprintln!("seed {seed}: {}: {}", violation.invariant, violation.text);
             failures.push(seed);
-            if failures.len() >= 20 {
+            if failures.len() as u64 >= number("FAILURES").unwrap_or(20) {
                 break;
             }
         }

@@ -35,6 +35,7 @@ pub(crate) struct Oracle {
     /// After a power cut the state is one that was committed before, not older than this.
     durable: usize,
     cut: bool,
+    unsure: bool,
     /// Commits may have happened that do not show in a log.
     blind: bool,
     recovered_at: usize,
@@ -129,6 +130,7 @@ impl Oracle {
 
     pub(crate) fn power_was_cut(&mut self) {
         self.stale = true;
+        self.unsure = false;
         self.cut = true;
         self.seen = None;
         self.last_header = None;
@@ -141,9 +143,18 @@ impl Oracle {
         self.last_header = None;
     }
 
+    /// A sync failed, and the kernel dropped what it was to write: from here to the next power cut a later
+    /// sync that succeeds promises nothing.
+    pub(crate) fn cannot_rely_on_syncs(&mut self) {
+        self.unsure = true;
+        self.durable = 0;
+    }
+
     /// Everything committed up to now must outlive a power cut.
     pub(crate) fn is_durable(&mut self, state: usize) {
-        self.durable = self.durable.max(state);
+        if !self.unsure {
+            self.durable = self.durable.max(state);
+        }
     }
 
     pub(crate) fn observe(&mut self, disk: &Inner) {
