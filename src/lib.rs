@@ -11,6 +11,7 @@ pub mod error;
 pub mod ltx;
 pub mod replica;
 pub mod restore;
+pub mod server;
 pub mod sqlite;
 pub mod store;
 pub mod sys;

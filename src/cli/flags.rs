@@ -6,6 +6,10 @@
 //! the left is the one reported, in Go's words. So this module walks the arguments once, checks each
 //! value, and hands clap a normalised line (`--name=value … -- positionals`) that cannot fail.
 
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
 use crate::types::{Txid, parse_duration};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -103,6 +107,11 @@ impl Matches {
     /// A text, if given.
     pub(super) fn text_opt(&self, name: &str) -> Option<&str> {
         self.flags.get_one::<String>(name).map(String::as_str)
+    }
+
+    /// A duration, if given; negative ones count as zero.
+    pub(super) fn duration(&self, name: &str) -> Option<Duration> {
+        self.flags.get_one::<SignedDuration>(name).map(|d| Duration::try_from(*d).unwrap_or_default())
     }
 
     /// A number, if given.

@@ -3,14 +3,28 @@
 //! A command is a `CommandSpec` (what can be said to it) and a function (what
 //! it does); `COMMANDS` lists them in the order of the help text.
 
+mod check;
+mod client;
 mod databases;
 mod flags;
+mod generate;
+mod info;
+mod list;
 mod ltx;
 mod output;
 mod process;
+mod register;
 mod replicate;
+mod reset;
 mod restore;
+mod service;
+mod shellwords;
 mod source;
+mod start;
+mod status;
+mod stop;
+mod sync;
+mod unregister;
 mod usage;
 mod version;
 
@@ -25,11 +39,21 @@ use flags::{CommandSpec, Matches, Parsed};
 type Run = fn(&mut App, &Matches) -> Result<(), Failure>;
 
 /// Every command, in the order of the help text.
-static COMMANDS: [(&CommandSpec, Run); 5] = [
+static COMMANDS: [(&CommandSpec, Run); 15] = [
+    (&check::SPEC, check::run),
     (&databases::SPEC, databases::run),
+    (&info::SPEC, info::run),
+    (&list::SPEC, list::run),
     (&ltx::SPEC, ltx::run),
+    (&register::SPEC, register::run),
     (&replicate::SPEC, replicate::run),
+    (&reset::SPEC, reset::run),
     (&restore::SPEC, restore::run),
+    (&start::SPEC, start::run),
+    (&status::SPEC, status::run),
+    (&stop::SPEC, stop::run),
+    (&sync::SPEC, sync::run),
+    (&unregister::SPEC, unregister::run),
     (&version::SPEC, version::run),
 ];
 
@@ -38,9 +62,16 @@ static COMMANDS: [(&CommandSpec, Run); 5] = [
 struct App {
     world: World,
     env: Environment,
+    /// Runs inside a daemon, whose log is not to be changed.
+    embedded: bool,
 }
 
 impl App {
+    /// For commands that are run inside a daemon.
+    fn embedded(&self) -> Self {
+        Self { world: self.world.clone(), env: self.env.clone(), embedded: true }
+    }
+
     fn surroundings(&self) -> Surroundings<'_> {
         Surroundings { env: &self.env, fs: self.world.fs.as_ref() }
     }
@@ -54,6 +85,9 @@ impl App {
     }
 
     fn log_as(&self, logging: &LoggingSettings) {
+        if self.embedded {
+            return;
+        }
         let settings = LogSettings {
             level: telemetry::parse_level(&logging.level),
             shape: match logging.format {
@@ -69,6 +103,9 @@ impl App {
 
     /// Logs as before any configuration is read: text, INFO unless `LOG_LEVEL` says otherwise.
     fn log_to(&self, stream: LogStream) {
+        if self.embedded {
+            return;
+        }
         let level = telemetry::parse_level(self.env.get("LOG_LEVEL").unwrap_or_default());
         telemetry::init(LogSettings { level, stream, ..LogSettings::default() }, self.world.clock.clone());
     }
@@ -90,6 +127,8 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 enum Failure {
     /// `Error: …`, and a line of advice in full.
     Said { message: String, advice: Option<String> },
+    /// The same with an exit code of its own.
+    Partly { message: String, code: u8 },
     /// Nobody is left to read what we print.
     Quiet,
 }
@@ -97,6 +136,15 @@ enum Failure {
 impl Failure {
     fn new(message: impl Into<String>) -> Self {
         Self::Said { message: message.into(), advice: None }
+    }
+
+    /// The same, after a few words.
+    fn prefixed(self, words: &str) -> Self {
+        match self {
+            Self::Said { message, advice } => Self::Said { message: format!("{words}{message}"), advice },
+            Self::Partly { message, code } => Self::Partly { message: format!("{words}{message}"), code },
+            Self::Quiet => Self::Quiet,
+        }
     }
 
     /// An error that ends with a command to try.
@@ -113,7 +161,7 @@ impl From<Error> for Failure {
 
 /// Runs the program: arguments (with the program's own name first) in, exit code out.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
-    let mut app = App { world: World::system(), env: Environment::capture() };
+    let mut app = App { world: World::system(), env: Environment::capture(), embedded: false };
     app.log_to(LogStream::Stdout);
     let outcome = args
         .into_iter()
@@ -124,6 +172,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     match outcome {
         Ok(code) => code,
         Err(Failure::Quiet) => 1,
+        Err(Failure::Partly { message, code }) => {
+            output::print_err(&format!("Error: {message}\n"));
+            code
+        }
         Err(Failure::Said { message, advice }) => {
             let advice = advice.map_or_else(String::new, |advice| format!("{advice}\n"));
             output::print_err(&format!("Error: {message}\n{advice}"));
@@ -155,7 +207,8 @@ fn dispatch(app: &mut App, args: &[String]) -> Result<u8, Failure> {
         }
         other => other,
     };
-    let Some((spec, run)) = COMMANDS.iter().find(|(spec, _)| spec.name == name) else {
+    let hidden: [(&CommandSpec, Run); 1] = [(&generate::SPEC, generate::run)];
+    let Some((spec, run)) = COMMANDS.iter().chain(&hidden).find(|(spec, _)| spec.name == name) else {
         return Err(Failure::new(format!("litestream {word}: unknown command")));
     };
     let usage = || usage::command(spec, app.surroundings().default_config_path());

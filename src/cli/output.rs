@@ -1,5 +1,6 @@
 //! What commands print: tables, JSON, errors (`spec: cli` §1, §4).
 
+use std::cell::RefCell;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -7,8 +8,27 @@ use serde::Serialize;
 use super::Failure;
 use crate::error::Error;
 
+thread_local! {
+    /// Where what this thread prints goes instead, while it is caught.
+    static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs a command and returns what it printed on either stream instead of printing it.
+pub(super) fn captured<T>(command: impl FnOnce() -> T) -> (T, String) {
+    CAUGHT.set(Some(String::new()));
+    let result = command();
+    (result, CAUGHT.take().unwrap_or_default())
+}
+
+fn catch(text: &str) -> bool {
+    CAUGHT.with_borrow_mut(|caught| caught.as_mut().map(|caught| caught.push_str(text)).is_some())
+}
+
 /// Writes results to standard output. A reader who has gone away ends the command quietly.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
+    if catch(text) {
+        return Ok(());
+    }
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
@@ -19,6 +39,9 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
 
 /// Writes diagnostics to standard error; when that fails there is nobody to tell.
 pub(super) fn print_err(text: &str) {
+    if catch(text) {
+        return;
+    }
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
@@ -26,14 +49,7 @@ pub(super) fn print_err(text: &str) {
 pub(super) fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
     let plain = serde_json::to_string_pretty(value)
         .map_err(|err| Error::new(crate::error::ErrorKind::Internal, "encode result").caused_by(err))?;
-    // These characters stand only inside strings, so replacing them anywhere is safe.
-    let mut out = String::with_capacity(plain.len() + 1);
-    for c in plain.chars() {
-        match c {
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
+    let mut out = crate::server::api::escape(&plain);
     out.push('\n');
     Ok(out)
 }

@@ -2,6 +2,8 @@
 //! scalars, null clears, repeated mappings merge, unknown keys are ignored, every type error is
 //! collected and reported with its line and the reference's type name.
 
+use std::collections::HashSet;
+
 use jiff::SignedDuration;
 
 use super::yaml::{Node, NodeKind};
@@ -13,9 +15,55 @@ pub(super) struct Decoder {
     pub(super) errors: Vec<String>,
     /// An error that ends decoding and is reported alone.
     pub(super) fatal: Option<String>,
+    /// What was read, but may surprise.
+    pub(super) oddities: Vec<Oddity>,
+    /// The setting being decoded: `dbs`, `[1]`, `replica`, …
+    place: Vec<String>,
+}
+
+/// Something the reference accepts without a word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Oddity {
+    /// Line of the key.
+    pub(super) line: u64,
+    /// `dbs[1].replica.url`
+    pub(super) setting: String,
+    pub(super) what: Odd,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Odd {
+    /// A key nobody reads, where these are known; with its value if that is a scalar.
+    Unknown { key: String, value: Option<String>, known: Vec<&'static str> },
+    /// A scalar or list that a later line replaces.
+    Repeated,
+    /// A bare number where a duration is wanted: nanoseconds.
+    Nanoseconds(i128),
 }
 
 impl Decoder {
+    /// Runs `decode` on a part of the setting being decoded.
+    fn within(&mut self, step: String, decode: impl FnOnce(&mut Self)) {
+        self.place.push(step);
+        decode(self);
+        self.place.pop();
+    }
+
+    fn odd(&mut self, line: u64, what: Odd) {
+        let mut setting = String::new();
+        for step in &self.place {
+            if !setting.is_empty() && !step.starts_with('[') {
+                setting.push('.');
+            }
+            setting.push_str(step);
+        }
+        let oddity = Oddity { line, setting, what };
+        // What an anchor holds is met wherever it is referred to.
+        if !self.oddities.iter().any(|o| o.line == oddity.line && o.what == oddity.what) {
+            self.oddities.push(oddity);
+        }
+    }
+
     fn mismatch(&mut self, node: &Node, go_type: &str) {
         let (tag, value) = match &node.kind {
             NodeKind::Sequence(_) => ("!!seq", String::new()),
@@ -192,8 +240,15 @@ impl Decode for SignedDuration {
     fn decode(&mut self, node: &Node, d: &mut Decoder) {
         let value = match (&node.kind, resolve(node)) {
             (NodeKind::Scalar { text, .. }, Resolved::Text) => parse_duration(text).ok(),
-            (NodeKind::Scalar { .. }, _) => {
-                integer(node).and_then(|n| i64::try_from(n).ok()).map(SignedDuration::from_nanos)
+            (NodeKind::Scalar { .. }, resolved) => {
+                let number = integer(node);
+                if let (Some(n), false) = (number, matches!(resolved, Resolved::Null)) {
+                    // Nobody means less than a microsecond.
+                    if n != 0 && n.abs() < 1_000 {
+                        d.odd(node.line, Odd::Nanoseconds(n));
+                    }
+                }
+                number.and_then(|n| i64::try_from(n).ok()).map(SignedDuration::from_nanos)
             }
             _ => None,
         };
@@ -226,9 +281,9 @@ impl<T: Decode + Default> Decode for Vec<T> {
         match &node.kind {
             NodeKind::Sequence(items) => {
                 self.clear();
-                for item in items {
+                for (i, item) in items.iter().enumerate() {
                     let mut value = T::default();
-                    value.decode(item, d);
+                    d.within(format!("[{i}]"), |d| value.decode(item, d));
                     self.push(value);
                 }
             }
@@ -242,6 +297,8 @@ impl<T: Decode + Default> Decode for Vec<T> {
 pub(super) trait Section: Default {
     /// Takes one key; `false` if it is unknown.
     fn set(&mut self, key: &str, value: &Node, d: &mut Decoder) -> bool;
+    /// Every key it takes.
+    fn keys() -> Vec<&'static str>;
 }
 
 /// Decodes a mapping into `section`, key by key in document order, so that `<<` and repeated keys
@@ -255,6 +312,7 @@ pub(super) fn decode_section<S: Section>(section: &mut S, node: &Node, go: &str,
         }
         return;
     };
+    let mut seen = HashSet::new();
     for (key, value) in entries {
         let NodeKind::Scalar { text, .. } = &key.kind else {
             d.mismatch(key, "string");
@@ -262,10 +320,28 @@ pub(super) fn decode_section<S: Section>(section: &mut S, node: &Node, go: &str,
         };
         if resolve(key) == Resolved::Merge {
             merge(section, value, go, d);
-        } else {
-            section.set(text, value, d);
+            continue;
         }
+        // Repeated mappings merge; anything else is replaced.
+        let replaced = !seen.insert(text) && !matches!(value.kind, NodeKind::Mapping(_));
+        d.within(text.clone(), |d| {
+            if replaced {
+                d.odd(key.line, Odd::Repeated);
+            }
+            if !section.set(text, value, d) && !is_meant_for_others(text, value) {
+                let value = match &value.kind {
+                    NodeKind::Scalar { text, .. } => Some(text.clone()),
+                    _ => None,
+                };
+                d.odd(key.line, Odd::Unknown { key: text.clone(), value, known: S::keys() });
+            }
+        });
     }
+}
+
+/// Keys that are there for the sake of an anchor, or by the custom of other YAML formats.
+fn is_meant_for_others(key: &str, value: &Node) -> bool {
+    value.anchored || key.starts_with("x-")
 }
 
 fn merge<S: Section>(section: &mut S, value: &Node, go: &str, d: &mut Decoder) {

@@ -116,6 +116,19 @@ impl std::fmt::Debug for Environment {
     }
 }
 
+/// Names of the variables a text refers to, in its order.
+pub(super) fn references(text: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        rest = &rest[at + 1..];
+        let (name, used) = variable_name(rest);
+        names.extend(name);
+        rest = &rest[used..];
+    }
+    names
+}
+
 /// The variable named at the start of `text` (which follows a `$`), and how many bytes it takes.
 fn variable_name(text: &str) -> (Option<&str>, usize) {
     let special = |c: char| c.is_ascii_digit() || "*#$@!?-".contains(c);

@@ -9,10 +9,12 @@ mod decode;
 pub mod defaults;
 mod discover;
 mod env;
+mod finding;
 mod path;
 mod pattern;
 mod raw;
 mod replica;
+mod review;
 mod settings;
 mod units;
 mod url;
@@ -20,9 +22,11 @@ mod validate;
 mod yaml;
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 pub use discover::{DirSettings, is_database};
 pub use env::Environment;
+pub use finding::{Finding, Severity};
 pub use path::clean;
 pub use raw::{ByteSize, Secret};
 pub use replica::{
@@ -31,15 +35,16 @@ pub use replica::{
     WebdavSettings, replica_from_url,
 };
 pub use settings::{
-    Built, Config, DbEntry, DbSettings, HeartbeatSettings, LogFormat, LoggingSettings, ShutdownSettings,
-    SnapshotSettings, SocketSettings, check_meta_paths,
+    Built, Config, DbEntry, DbSettings, HeartbeatSettings, LogFormat, LoggingSettings, McpSettings, ShutdownSettings,
+    SnapshotSettings, SocketSettings, check_meta_paths, database_from_url, default_meta_path,
 };
 pub use url::is_replica_url;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::Fs;
-use decode::{Decode, Decoder};
+use decode::{Decode, Decoder, Oddity};
 use raw::{RawConfig, RawDb, RawReplica, SnapshotOnly};
+use validate::Faults;
 
 /// What paths and variables in a configuration are resolved against.
 #[derive(Debug, Clone, Copy)]
@@ -80,14 +85,33 @@ pub enum ExpandEnv {
 /// # Errors
 /// The file cannot be read, is not YAML, or says something that cannot be.
 pub fn load(flag: &str, expand: ExpandEnv, around: Surroundings<'_>) -> Result<Config> {
-    let wanted = if flag.is_empty() { around.default_config_path() } else { flag };
-    let path = around.expand(wanted)?;
-    let text = read(&path, around.fs)?;
-    let text = match expand {
-        ExpandEnv::Yes => around.env.expand(&text),
-        ExpandEnv::No => text,
-    };
-    parse(&text, around)
+    let Source { text, warnings, .. } = Source::read(flag, expand, around)?;
+    let mut config = parse(&text, around)?;
+    config.warnings.extend(warnings);
+    config.warnings.sort_by_key(|warning| warning.line);
+    Ok(config)
+}
+
+/// A configuration file, found and read, variables replaced.
+struct Source {
+    path: PathBuf,
+    text: String,
+    /// About variables.
+    warnings: Vec<Finding>,
+}
+
+impl Source {
+    fn read(flag: &str, expand: ExpandEnv, around: Surroundings<'_>) -> Result<Self> {
+        let wanted = if flag.is_empty() { around.default_config_path() } else { flag };
+        let path = around.expand(wanted)?;
+        let text = read(&path, around.fs)?;
+        Ok(match expand {
+            ExpandEnv::Yes => {
+                Self { path, text: around.env.expand(&text), warnings: review::review_variables(&text, around.env) }
+            }
+            ExpandEnv::No => Self { path, text, warnings: Vec::new() },
+        })
+    }
 }
 
 fn read(path: &Path, fs: &dyn Fs) -> Result<String> {
@@ -102,24 +126,112 @@ fn read(path: &Path, fs: &dyn Fs) -> Result<String> {
 /// # Errors
 /// See [`load`].
 pub fn parse(text: &str, around: Surroundings<'_>) -> Result<Config> {
-    let mut raw = RawConfig::default();
-    if let Some(root) = yaml::parse(text)? {
-        decode_into(&mut SnapshotOnly::default(), &root)?;
-        decode_into(&mut raw, &root)?;
-    }
-    validate::resolve(raw, around)
+    let (raw, warnings, _) = decode(text)?;
+    let (config, faults) = validate::resolve(raw, around);
+    let mut config = config.ok_or_else(|| one(faults))?;
+    config.warnings = warnings;
+    Ok(config)
 }
 
-fn decode_into<T: Decode>(value: &mut T, root: &yaml::Node) -> Result<()> {
+fn one(faults: Faults) -> Error {
+    Error::invalid(faults.first().map_or_else(|| "invalid configuration".to_owned(), |fault| fault.message))
+}
+
+/// The sections as written, what is odd about them, and the tree.
+fn decode(text: &str) -> Result<(RawConfig, Vec<Finding>, Option<Rc<yaml::Node>>)> {
+    let mut raw = RawConfig::default();
+    let Some(root) = yaml::parse(text)? else { return Ok((raw, Vec::new(), None)) };
+    decode_into(&mut SnapshotOnly::default(), &root)?;
+    let oddities = decode_into(&mut raw, &root)?;
+    let warnings = review::review(&raw, &root, oddities);
+    Ok((raw, warnings, Some(root)))
+}
+
+fn decode_into<T: Decode>(value: &mut T, root: &yaml::Node) -> Result<Vec<Oddity>> {
     let mut decoder = Decoder::default();
     value.decode(root, &mut decoder);
     if let Some(fatal) = decoder.fatal {
         return Err(Error::invalid(fatal));
     }
     if decoder.errors.is_empty() {
-        return Ok(());
+        return Ok(decoder.oddities);
     }
     Err(Error::invalid(format!("yaml: unmarshal errors:\n  {}", decoder.errors.join("\n  "))))
+}
+
+/// What an examination of a configuration file comes to.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The file.
+    pub path: PathBuf,
+    /// What it says, where that can be said at all.
+    pub config: Option<Config>,
+    /// Everything found, in the order of lines. Unknown settings are errors here.
+    pub findings: Vec<Finding>,
+    root: Option<Rc<yaml::Node>>,
+}
+
+impl Inspection {
+    /// Names the line of the setting a finding is about, if it has none yet.
+    #[must_use]
+    pub fn located(&self, finding: Finding) -> Finding {
+        match &self.root {
+            Some(root) if finding.line.is_none() && !finding.setting.is_empty() => {
+                let line = root.line_of(&finding.setting);
+                finding.on_line(line)
+            }
+            _ => finding,
+        }
+    }
+}
+
+/// Examines a configuration file without stopping at the first fault.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn inspect(flag: &str, expand: ExpandEnv, around: Surroundings<'_>) -> Result<Inspection> {
+    let Source { path, text, warnings } = Source::read(flag, expand, around)?;
+    let mut inspection = Inspection { path, config: None, findings: warnings, root: None };
+    let (raw, odd, root) = match decode(&text) {
+        Ok(decoded) => decoded,
+        Err(err) => {
+            inspection.findings.extend(yaml_errors(&err.to_string()));
+            return Ok(inspection);
+        }
+    };
+    inspection.root = root;
+    inspection.findings.extend(odd.into_iter().map(review::stricter));
+    let (config, faults) = validate::resolve(raw, around);
+    for fault in faults.all() {
+        let finding = inspection.located(Finding::error(fault.setting, fault.message));
+        inspection.findings.push(finding);
+    }
+    for (i, entry) in config.iter().flat_map(|config| config.dbs.iter().enumerate()) {
+        if let Err(err) = entry.replica(around) {
+            let setting = format!("dbs[{i}].{}", review::key_in(&err.to_string()));
+            let finding = inspection.located(Finding::error(setting, err.to_string()));
+            inspection.findings.push(finding);
+        }
+    }
+    inspection.config = config;
+    inspection.findings.sort_by_key(|finding| finding.line);
+    Ok(inspection)
+}
+
+/// Takes the message of a decoding error apart: `line 3: cannot unmarshal …`, one or several.
+fn yaml_errors(message: &str) -> Vec<Finding> {
+    let message = message.strip_prefix("yaml: ").unwrap_or(message);
+    let lines = message.strip_prefix("unmarshal errors:\n").unwrap_or(message).lines();
+    lines
+        .map(|line| {
+            let line = line.trim();
+            let numbered = line.strip_prefix("line ").and_then(|rest| rest.split_once(": "));
+            match numbered.and_then(|(number, text)| Some((number.parse().ok()?, text))) {
+                Some((number, text)) => Finding::error("", text).on_line(number),
+                None => Finding::error("", line),
+            }
+        })
+        .collect()
 }
 
 /// The configuration of `replicate DB_PATH REPLICA_URL…`: defaults, and one database.
@@ -135,7 +247,8 @@ pub fn ad_hoc(path: &str, urls: &[String], around: Surroundings<'_>) -> Result<C
         ..RawDb::default()
     }));
     raw.logging.level = "INFO".to_owned();
-    validate::resolve(raw, around)
+    let (config, faults) = validate::resolve(raw, around);
+    config.ok_or_else(|| one(faults))
 }
 
 #[cfg(test)]

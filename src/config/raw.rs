@@ -10,6 +10,7 @@ use super::yaml::Node;
 
 /// Ties the keys of a section to its fields. `inline` fields share the section's mapping.
 macro_rules! section {
+    (@keys $inline:ident) => { RawReplicaSettings::keys() };
     ($ty:ident as $go:literal, list $list:literal { $($key:literal => $field:ident),* $(,)? } $(inline $inline:ident)?) => {
         impl Section for $ty {
             fn set(&mut self, key: &str, value: &Node, d: &mut Decoder) -> bool {
@@ -22,6 +23,13 @@ macro_rules! section {
                     }
                 }
                 true
+            }
+
+            fn keys() -> Vec<&'static str> {
+                #[allow(unused_mut, reason = "only some sections share keys")]
+                let mut keys = vec![$($key),*];
+                $(keys.extend(section!(@keys $inline));)?
+                keys
             }
         }
 
@@ -50,6 +58,7 @@ section!(SnapshotOnly as "struct { Snapshot *main.SnapshotConfig \"yaml:\\\"snap
 pub(super) struct RawConfig {
     pub(super) addr: String,
     pub(super) mcp_addr: String,
+    pub(super) mcp: RawMcp,
     pub(super) exec: String,
     pub(super) socket: RawSocket,
     pub(super) logging: RawLogging,
@@ -68,7 +77,7 @@ pub(super) struct RawConfig {
     pub(super) replica_defaults: RawReplicaSettings,
 }
 section!(RawConfig as "main.Config", list "" {
-    "addr" => addr, "mcp-addr" => mcp_addr, "exec" => exec, "socket" => socket, "logging" => logging,
+    "addr" => addr, "mcp-addr" => mcp_addr, "mcp" => mcp, "exec" => exec, "socket" => socket, "logging" => logging,
     "levels" => levels, "snapshot" => snapshot, "retention" => retention, "validation" => validation,
     "l0-retention" => l0_retention, "l0-retention-check-interval" => l0_retention_check_interval,
     "verify-compaction" => verify_compaction, "heartbeat-url" => heartbeat_url,
@@ -83,6 +92,7 @@ impl Default for RawConfig {
         Self {
             addr: String::new(),
             mcp_addr: String::new(),
+            mcp: RawMcp::default(),
             exec: String::new(),
             socket: RawSocket {
                 enabled: false,
@@ -118,6 +128,17 @@ section!(RawSocket as "litestream.SocketConfig", list "" {
     "enabled" => enabled, "path" => path, "permissions" => permissions,
 });
 
+/// `mcp:`, which Litestream does not have.
+#[derive(Debug, Default, Clone)]
+pub(super) struct RawMcp {
+    pub(super) token: Secret,
+    pub(super) allow_changes: bool,
+    pub(super) paths: Vec<String>,
+}
+section!(RawMcp as "mcp", list "" {
+    "token" => token, "allow-changes" => allow_changes, "paths" => paths,
+});
+
 /// `logging:`
 #[derive(Debug, Default, Clone)]
 pub(super) struct RawLogging {
@@ -140,7 +161,7 @@ section!(RawLevel as "main.CompactionLevelConfig", list "[]*main.CompactionLevel
 });
 
 /// `snapshot:`, global or of one database.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct RawSnapshot {
     pub(super) interval: Option<SignedDuration>,
     pub(super) retention: Option<SignedDuration>,
@@ -164,7 +185,7 @@ pub(super) struct RawValidation {
 section!(RawValidation as "main.ValidationConfig", list "" { "interval" => interval });
 
 /// One entry of `dbs:`
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct RawDb {
     pub(super) path: String,
     pub(super) dir: String,
@@ -194,7 +215,7 @@ section!(RawDb as "main.DBConfig", list "[]*main.DBConfig" {
 });
 
 /// `replica:` or the one entry of `replicas:`
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct RawReplica {
     pub(super) kind: String,
     pub(super) name: String,
@@ -207,7 +228,7 @@ section!(RawReplica as "main.ReplicaConfig", list "[]*main.ReplicaConfig" {
 } inline settings);
 
 /// Keys that a replica and the top level share; see [`RawReplicaSettings::inherit`].
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct RawReplicaSettings {
     pub(super) sync_interval: Option<SignedDuration>,
     pub(super) max_sync_ltx_files: Option<isize>,
@@ -275,6 +296,19 @@ section!(RawReplicaSettings as "main.ReplicaSettings", list "" {
     "max-reconnects" => max_reconnects, "reconnect-wait" => reconnect_wait, "timeout" => timeout, "age" => age,
 });
 
+/// Every key, with the section it belongs to; the top level is "".
+pub(super) fn known_keys() -> [(&'static str, Vec<&'static str>); 7] {
+    [
+        ("dbs[].replica", RawReplica::keys()),
+        ("dbs[]", RawDb::keys()),
+        ("", RawConfig::keys()),
+        ("logging", RawLogging::keys()),
+        ("socket", RawSocket::keys()),
+        ("mcp", RawMcp::keys()),
+        ("snapshot", RawSnapshot::keys()),
+    ]
+}
+
 impl RawReplicaSettings {
     /// Fills in what this replica leaves open from the top level (`spec: config` §6). An empty
     /// string or list counts as left open; `part-size`, `concurrency`, `host-key` and the WebDAV
@@ -298,7 +332,7 @@ impl RawReplicaSettings {
 }
 
 /// `age:`, which is only known to be refused.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct RawAge {
     pub(super) identities: Vec<String>,
     pub(super) recipients: Vec<String>,

@@ -7,7 +7,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::discover::DirSettings;
-use super::raw::{RawDb, RawReplica};
+use super::finding::Finding;
+use super::raw::{RawDb, RawReplica, Secret};
 use super::replica::{self, ReplicaSettings};
 use super::{Surroundings, defaults};
 use crate::error::{Error, Result};
@@ -17,8 +18,8 @@ use crate::error::{Error, Result};
 pub struct Config {
     /// Listen address of the metrics server.
     pub addr: Option<String>,
-    /// Listen address of the MCP server.
-    pub mcp_addr: Option<String>,
+    /// The MCP server, if it has an address.
+    pub mcp: Option<McpSettings>,
     /// Command line of the child process.
     pub exec: Option<String>,
     /// Control socket.
@@ -45,6 +46,8 @@ pub struct Config {
     pub shutdown: ShutdownSettings,
     /// Databases and directories of databases, in file order.
     pub dbs: Vec<DbEntry>,
+    /// What is ignored in the file, or may not mean what was meant.
+    pub warnings: Vec<Finding>,
 }
 
 impl Config {
@@ -78,6 +81,19 @@ pub struct SocketSettings {
     pub path: PathBuf,
     /// Permission bits.
     pub permissions: u32,
+}
+
+/// `mcp-addr` and `mcp:`
+#[derive(Debug, Clone)]
+pub struct McpSettings {
+    /// Where to listen.
+    pub addr: String,
+    /// What a client must know; empty = nothing, which only a loopback address allows.
+    pub token: Secret,
+    /// Whether tools may change anything.
+    pub allow_changes: bool,
+    /// Directories in which they may, absolute and clean.
+    pub paths: Vec<PathBuf>,
 }
 
 /// `logging:`
@@ -134,13 +150,13 @@ pub struct ShutdownSettings {
 
 /// One entry of `dbs:`, validated but not yet built: a command may need only one of them, and an
 /// error in another must not stand in its way.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DbEntry {
     pub(super) place: Place,
     pub(super) raw: RawDb,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Place {
     File(PathBuf),
     Dir,
@@ -321,8 +337,19 @@ pub(super) fn build_database(
     })
 }
 
-/// `<dir>/.<file>-litestream`
-pub(super) fn default_meta_path(path: &Path) -> PathBuf {
+/// A database as a path and a replica URL alone describe it: every other setting is a default.
+///
+/// # Errors
+/// The URL's.
+pub fn database_from_url(path: &Path, url: &str, around: Surroundings<'_>) -> Result<DbSettings> {
+    let replica = RawReplica { url: url.to_owned(), ..RawReplica::default() };
+    let raw = RawDb { replica: Some(replica), ..RawDb::default() };
+    build_database(&raw, path, default_meta_path(path), around)
+}
+
+/// Where local state is kept unless the configuration says otherwise: `<dir>/.<file>-litestream`.
+#[must_use]
+pub fn default_meta_path(path: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push("-litestream");

@@ -118,6 +118,15 @@ impl Url {
             .filter(|value| !value.is_empty())
     }
 
+    /// Names of all query parameters, decoded where they can be.
+    pub(super) fn query_names(&self) -> Vec<String> {
+        let pairs = self.raw_query.as_deref().unwrap_or_default().split('&').filter(|p| !p.is_empty());
+        pairs
+            .map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
+            .map(|name| unescape_text(name).unwrap_or_else(|_| name.to_owned()))
+            .collect()
+    }
+
     /// The directory a `file:` URL names. It is re-encoded, not decoded: a blank becomes `%20` in the
     /// directory name. A host is the first directory; the query is dropped, the fragment kept.
     pub(super) fn file_path(&self) -> String {

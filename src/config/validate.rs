@@ -6,26 +6,44 @@ use std::path::PathBuf;
 
 use jiff::SignedDuration;
 
-use super::raw::{RawConfig, RawDb, RawLevel, RawLogging, RawSnapshot};
+use super::raw::{RawConfig, RawDb, RawLevel, RawLogging, RawMcp, RawSnapshot};
 use super::settings::{
-    Config, DbEntry, HeartbeatSettings, LogFormat, LoggingSettings, Place, ShutdownSettings, SnapshotSettings,
-    SocketSettings, positive,
+    Config, DbEntry, HeartbeatSettings, LogFormat, LoggingSettings, McpSettings, Place, ShutdownSettings,
+    SnapshotSettings, SocketSettings, positive,
 };
 use super::{Surroundings, defaults};
-use crate::error::{Error, Result};
 use crate::types::format_duration;
 
-pub(super) fn resolve(mut raw: RawConfig, around: Surroundings<'_>) -> Result<Config> {
-    let (mut dbs, levels) = (Vec::new(), raw.levels.drain(..).collect::<Option<Vec<RawLevel>>>());
+/// Resolves a configuration and collects every fault, in the order that decides which one is reported by
+/// those who report one. There is a configuration if, and only if, there is no fault.
+pub(super) fn resolve(mut raw: RawConfig, around: Surroundings<'_>) -> (Option<Config>, Faults) {
+    let mut faults = Faults::default();
+    let (mut dbs, mut levels) = (Vec::new(), Vec::new());
     for (i, db) in raw.dbs.drain(..).enumerate() {
-        dbs.push(db.ok_or_else(|| Error::invalid(format!("database config #{}: must not be empty", i + 1)))?);
+        match db {
+            Some(db) => dbs.push(db),
+            None => faults.add(format!("dbs[{i}]"), format!("database config #{}: must not be empty", i + 1)),
+        }
     }
-    let levels = levels.ok_or_else(|| Error::invalid("levels: a compaction level must not be empty"))?;
+    for (i, level) in raw.levels.drain(..).enumerate() {
+        match level {
+            Some(level) => levels.push(level),
+            None => faults.add(format!("levels[{i}]"), "levels: a compaction level must not be empty"),
+        }
+    }
+    if !faults.is_empty() {
+        // Places in lists would be counted wrongly from here on.
+        return (None, faults);
+    }
 
-    promote_snapshot(&mut raw.snapshot, &dbs)?;
+    promote_snapshot(&mut raw.snapshot, &dbs, &mut faults);
     let mut paths = Vec::with_capacity(dbs.len());
-    for db in &dbs {
-        paths.push(if db.path.is_empty() { None } else { Some(around.expand(&db.path)?) });
+    for (i, db) in dbs.iter().enumerate() {
+        paths.push(if db.path.is_empty() {
+            None
+        } else {
+            around.expand(&db.path).map_err(|err| faults.add(format!("dbs[{i}].path"), err.to_string())).ok()
+        });
     }
     for db in &mut dbs {
         for replica in db.replica.iter_mut().chain(db.replicas.iter_mut().flatten()) {
@@ -33,16 +51,20 @@ pub(super) fn resolve(mut raw: RawConfig, around: Surroundings<'_>) -> Result<Co
         }
     }
 
-    let global = check_global(&raw, &levels)?;
-    check_databases(&dbs, &paths)?;
-    let logging = logging(&raw.logging, around)?;
+    let global = check_global(&raw, &levels, &mut faults);
+    check_databases(&dbs, &paths, &mut faults);
+    let logging = logging(&raw.logging, around, &mut faults);
+    let mcp = mcp(&raw.mcp_addr, &raw.mcp, around, &mut faults);
+    if !faults.is_empty() {
+        return (None, faults);
+    }
 
     let entries =
         dbs.into_iter().zip(paths).map(|(raw, path)| DbEntry { place: path.map_or(Place::Dir, Place::File), raw });
     let nonempty = |text: String| Some(text).filter(|t| !t.is_empty());
-    Ok(Config {
+    let config = Config {
         addr: nonempty(raw.addr),
-        mcp_addr: nonempty(raw.mcp_addr),
+        mcp,
         exec: nonempty(raw.exec),
         socket: SocketSettings {
             enabled: raw.socket.enabled,
@@ -67,27 +89,72 @@ pub(super) fn resolve(mut raw: RawConfig, around: Surroundings<'_>) -> Result<Co
             interval: defaults::unsigned(global.shutdown_interval),
         },
         dbs: entries.collect(),
-    })
+        warnings: Vec::new(),
+    };
+    (Some(config), faults)
+}
+
+/// What makes a configuration impossible.
+#[derive(Debug, Default)]
+pub(super) struct Faults(Vec<Fault>);
+
+/// One of them: where, and the words of the reference.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) setting: String,
+    pub(super) message: String,
+}
+
+impl Faults {
+    fn add(&mut self, setting: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Fault { setting: setting.into(), message: message.into() });
+    }
+
+    /// A value out of range. `label` names it in the message.
+    fn refuse(&mut self, setting: &str, label: &str, text: &str, got: impl std::fmt::Display) {
+        self.add(setting, format!("{label}: {text} (got {got})"));
+    }
+
+    /// Refuses a duration that is not above zero.
+    fn above_zero(&mut self, setting: &str, label: &str, text: &str, value: SignedDuration) {
+        if !value.is_positive() {
+            self.refuse(setting, label, text, format_duration(value));
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The one that counts.
+    pub(super) fn first(self) -> Option<Fault> {
+        self.0.into_iter().next()
+    }
+
+    pub(super) fn all(self) -> Vec<Fault> {
+        self.0
+    }
 }
 
 /// A database's own snapshot settings become the global ones where those are not set; two databases
 /// must not differ even where they are.
-fn promote_snapshot(global: &mut RawSnapshot, dbs: &[RawDb]) -> Result<()> {
+fn promote_snapshot(global: &mut RawSnapshot, dbs: &[RawDb], faults: &mut Faults) {
     type Field = fn(&RawSnapshot) -> Option<SignedDuration>;
-    let fields: [(&str, Field); 2] = [("intervals", |s| s.interval), ("retentions", |s| s.retention)];
+    let fields: [(&str, Field); 2] = [("interval", |s| s.interval), ("retention", |s| s.retention)];
     let mut promoted = [None, None];
     for ((name, field), promoted) in fields.into_iter().zip(&mut promoted) {
         let mut first: Option<(&str, SignedDuration)> = None;
-        for db in dbs {
+        for (i, db) in dbs.iter().enumerate() {
             let Some(value) = field(&db.snapshot) else { continue };
             let label = if db.path.is_empty() { &db.dir } else { &db.path };
             match first {
                 None => first = Some((label, value)),
                 Some((other, earlier)) if earlier != value => {
                     let (earlier, value) = (format_duration(earlier), format_duration(value));
-                    return Err(Error::invalid(format!(
-                        "conflicting database snapshot {name}: {other} has {earlier}, {label} has {value}"
-                    )));
+                    faults.add(
+                        format!("dbs[{i}].snapshot.{name}"),
+                        format!("conflicting database snapshot {name}s: {other} has {earlier}, {label} has {value}"),
+                    );
                 }
                 Some(_) => {}
             }
@@ -96,16 +163,6 @@ fn promote_snapshot(global: &mut RawSnapshot, dbs: &[RawDb]) -> Result<()> {
     }
     global.interval = global.interval.or(promoted[0]);
     global.retention = global.retention.or(promoted[1]);
-    Ok(())
-}
-
-fn refuse(field: &str, text: &str, got: impl std::fmt::Display) -> Result<()> {
-    Err(Error::invalid(format!("{field}: {text} (got {got})")))
-}
-
-/// Refuses a duration that is not above zero.
-fn above_zero(field: &str, text: &str, value: SignedDuration) -> Result<()> {
-    if value.is_positive() { Ok(()) } else { refuse(field, text, format_duration(value)) }
 }
 
 const SNAPSHOT_INTERVAL_TEXT: &str = "snapshot interval must be greater than 0";
@@ -122,7 +179,7 @@ struct Global {
     heartbeat_interval: SignedDuration,
 }
 
-fn check_global(raw: &RawConfig, levels: &[RawLevel]) -> Result<Global> {
+fn check_global(raw: &RawConfig, levels: &[RawLevel], faults: &mut Faults) -> Global {
     let global = Global {
         snapshot_interval: raw.snapshot.interval.unwrap_or(defaults::SNAPSHOT_INTERVAL),
         snapshot_retention: raw.snapshot.retention.unwrap_or(defaults::SNAPSHOT_RETENTION),
@@ -132,101 +189,123 @@ fn check_global(raw: &RawConfig, levels: &[RawLevel]) -> Result<Global> {
         shutdown_interval: raw.shutdown_sync_interval.unwrap_or(defaults::SHUTDOWN_SYNC_INTERVAL),
         heartbeat_interval: raw.heartbeat_interval.unwrap_or(defaults::HEARTBEAT_INTERVAL),
     };
-    above_zero("snapshot.interval", SNAPSHOT_INTERVAL_TEXT, global.snapshot_interval)?;
-    above_zero("snapshot.retention", SNAPSHOT_RETENTION_TEXT, global.snapshot_retention)?;
+    let above_zero = |faults: &mut Faults, at: &str, text, value| faults.above_zero(at, at, text, value);
+    above_zero(faults, "snapshot.interval", SNAPSHOT_INTERVAL_TEXT, global.snapshot_interval);
+    above_zero(faults, "snapshot.retention", SNAPSHOT_RETENTION_TEXT, global.snapshot_retention);
     if global.l0_retention.is_negative() {
-        refuse("l0-retention", "l0 retention must not be negative", format_duration(global.l0_retention))?;
+        let got = format_duration(global.l0_retention);
+        faults.refuse("l0-retention", "l0-retention", "l0 retention must not be negative", got);
     }
     above_zero(
+        faults,
         "l0-retention-check-interval",
         "l0 retention check interval must be greater than 0",
         global.l0_check_interval,
-    )?;
+    );
     if global.shutdown_timeout.is_negative() {
-        let got = format_duration(global.shutdown_timeout);
-        refuse("shutdown-sync-timeout", "shutdown-sync-timeout must be >= 0", got)?;
+        let at = "shutdown-sync-timeout";
+        faults.refuse(at, at, "shutdown-sync-timeout must be >= 0", format_duration(global.shutdown_timeout));
     }
-    above_zero("shutdown-sync-interval", "shutdown sync interval must be greater than 0", global.shutdown_interval)?;
+    above_zero(
+        faults,
+        "shutdown-sync-interval",
+        "shutdown sync interval must be greater than 0",
+        global.shutdown_interval,
+    );
     let url = &raw.heartbeat_url;
     if !url.is_empty() && !url.starts_with("http://") && !url.starts_with("https://") {
-        refuse("heartbeat-url", "heartbeat URL must be a valid HTTP or HTTPS URL", url)?;
+        faults.refuse("heartbeat-url", "heartbeat-url", "heartbeat URL must be a valid HTTP or HTTPS URL", url);
     }
     if global.heartbeat_interval < defaults::HEARTBEAT_INTERVAL_MIN {
-        let got = format_duration(global.heartbeat_interval);
-        refuse("heartbeat-interval", "heartbeat interval must be at least 1 minute", got)?;
+        let (at, got) = ("heartbeat-interval", format_duration(global.heartbeat_interval));
+        faults.refuse(at, at, "heartbeat interval must be at least 1 minute", got);
     }
     for (i, level) in levels.iter().enumerate() {
-        let field = format!("levels[{i}].interval");
-        above_zero(&field, "compaction interval must be greater than 0", level.interval)?;
+        let at = format!("levels[{i}].interval");
+        above_zero(faults, &at, "compaction interval must be greater than 0", level.interval);
     }
-    Ok(global)
+    global
 }
 
-fn check_databases(dbs: &[RawDb], paths: &[Option<PathBuf>]) -> Result<()> {
+fn check_databases(dbs: &[RawDb], paths: &[Option<PathBuf>], faults: &mut Faults) {
     let mut seen: HashMap<&PathBuf, usize> = HashMap::new();
     for (i, (db, path)) in dbs.iter().zip(paths).enumerate() {
-        let number = i + 1;
-        let wrong = |text: String| Err(Error::invalid(format!("database config #{number}: {text}")));
+        let (number, at) = (i + 1, format!("dbs[{i}]"));
+        let mut wrong = |key: &str, text: String| {
+            faults.add(format!("{at}{key}"), format!("database config #{number}: {text}"));
+        };
         match (path, db.dir.is_empty()) {
-            (Some(_), false) => return wrong("cannot specify both 'path' and 'dir'".into()),
-            (None, true) => return wrong("must specify either 'path' or 'dir'".into()),
+            (Some(_), false) => wrong(".dir", "cannot specify both 'path' and 'dir'".into()),
+            (None, true) => wrong(".path", "must specify either 'path' or 'dir'".into()),
             _ => {}
         }
         if let Some(path) = path
             && let Some(first) = seen.insert(path, number)
         {
-            return wrong(format!(
+            let text = format!(
                 "duplicate path \"{}\" (already used by database config #{first}); \
                  each database can be listed only once",
                 path.display()
-            ));
+            );
+            wrong(".path", text);
         }
-        if path.is_none() && db.pattern.is_empty() {
-            return wrong("'pattern' is required when using 'dir'".into());
+        if path.is_none() && !db.dir.is_empty() && db.pattern.is_empty() {
+            wrong("", "'pattern' is required when using 'dir'".into());
         }
         if path.is_some() && db.watch {
-            return wrong("'watch' can only be enabled with a directory".into());
+            wrong(".watch", "'watch' can only be enabled with a directory".into());
         }
         if path.is_some() && db.meta_dir.is_some() {
-            return wrong("'meta-dir' can only be used with a directory".into());
+            wrong(".meta-dir", "'meta-dir' can only be used with a directory".into());
         }
         if db.meta_path.is_some() && db.meta_dir.is_some() {
-            return wrong("cannot specify both 'meta-path' and 'meta-dir'".into());
+            wrong(".meta-dir", "cannot specify both 'meta-path' and 'meta-dir'".into());
         }
         let label = path.as_ref().map_or_else(|| db.dir.clone(), |p| p.display().to_string());
-        check_intervals(db, &label)?;
+        check_intervals(db, &at, &label, faults);
     }
-    Ok(())
 }
 
-fn check_intervals(db: &RawDb, label: &str) -> Result<()> {
-    if let Some(interval) = db.snapshot.interval {
-        above_zero(&format!("dbs[{label}].snapshot.interval"), SNAPSHOT_INTERVAL_TEXT, interval)?;
-    }
-    if let Some(retention) = db.snapshot.retention {
-        above_zero(&format!("dbs[{label}].snapshot.retention"), SNAPSHOT_RETENTION_TEXT, retention)?;
-    }
-    if let Some(interval) = db.replica.as_ref().and_then(|r| r.settings.sync_interval) {
-        above_zero(&format!("dbs[{label}].replica.sync-interval"), SYNC_INTERVAL_TEXT, interval)?;
-    }
+fn check_intervals(db: &RawDb, at: &str, label: &str, faults: &mut Faults) {
+    let mut above_zero = |field: &str, text: &str, value: Option<SignedDuration>| {
+        if let Some(value) = value {
+            faults.above_zero(&format!("{at}.{field}"), &format!("dbs[{label}].{field}"), text, value);
+        }
+    };
+    above_zero("snapshot.interval", SNAPSHOT_INTERVAL_TEXT, db.snapshot.interval);
+    above_zero("snapshot.retention", SNAPSHOT_RETENTION_TEXT, db.snapshot.retention);
+    let sync_interval = db.replica.as_ref().and_then(|r| r.settings.sync_interval);
+    above_zero("replica.sync-interval", SYNC_INTERVAL_TEXT, sync_interval);
     for (i, replica) in db.replicas.iter().enumerate() {
-        if let Some(interval) = replica.as_ref().and_then(|r| r.settings.sync_interval) {
-            above_zero(&format!("dbs[{label}].replicas[{i}].sync-interval"), SYNC_INTERVAL_TEXT, interval)?;
+        let sync_interval = replica.as_ref().and_then(|r| r.settings.sync_interval);
+        above_zero(&format!("replicas[{i}].sync-interval"), SYNC_INTERVAL_TEXT, sync_interval);
+    }
+}
+
+fn mcp(addr: &str, raw: &RawMcp, around: Surroundings<'_>, faults: &mut Faults) -> Option<McpSettings> {
+    let mut paths = Vec::with_capacity(raw.paths.len());
+    for (i, path) in raw.paths.iter().enumerate() {
+        match around.expand(path) {
+            Ok(path) => paths.push(path),
+            Err(err) => faults.add(format!("mcp.paths[{i}]"), err.to_string()),
         }
     }
-    Ok(())
+    let settings =
+        McpSettings { addr: addr.to_owned(), token: raw.token.clone(), allow_changes: raw.allow_changes, paths };
+    Some(settings).filter(|settings| !settings.addr.is_empty())
 }
 
 /// `LOG_LEVEL` beats the file.
-fn logging(raw: &RawLogging, around: Surroundings<'_>) -> Result<LoggingSettings> {
+fn logging(raw: &RawLogging, around: Surroundings<'_>, faults: &mut Faults) -> LoggingSettings {
     let format = match raw.kind.as_str() {
         "" | "text" => LogFormat::Text,
         "json" => LogFormat::Json,
         "pretty" => LogFormat::Pretty,
         other => {
-            return Err(Error::invalid(format!("logging.type: must be text, json or pretty (got {other})")));
+            faults.refuse("logging.type", "logging.type", "must be text, json or pretty", other);
+            LogFormat::Text
         }
     };
     let level = around.env.get_nonempty("LOG_LEVEL").unwrap_or(&raw.level).to_owned();
-    Ok(LoggingSettings { level, format, stderr: raw.stderr, source: raw.source })
+    LoggingSettings { level, format, stderr: raw.stderr, source: raw.source }
 }

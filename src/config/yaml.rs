@@ -16,7 +16,62 @@ const MAX_DEPTH: usize = 100;
 pub(super) struct Node {
     /// Line of the value, counted from 1.
     pub(super) line: u64,
+    /// Carries an anchor, so that it may be there to be referred to.
+    pub(super) anchored: bool,
     pub(super) kind: NodeKind,
+}
+
+impl Node {
+    /// The line of a setting such as `dbs[1].replica.url`; of what encloses it, where it is not written.
+    pub(super) fn line_of(&self, setting: &str) -> u64 {
+        self.follow(setting).fold(self.line, |_, (line, _)| line)
+    }
+
+    /// What is written at a setting; the document itself for the empty one.
+    pub(super) fn at(&self, setting: &str) -> Option<&Self> {
+        let steps = steps(setting).count();
+        let (count, node) = self.follow(setting).fold((0, self), |(n, _), (_, node)| (n + 1, node));
+        (count == steps).then_some(node)
+    }
+
+    /// The text of a scalar at a setting.
+    pub(super) fn text_at(&self, setting: &str) -> Option<&str> {
+        self.at(setting)?.text()
+    }
+
+    /// The text of a scalar.
+    pub(super) fn text(&self) -> Option<&str> {
+        match &self.kind {
+            NodeKind::Scalar { text, .. } => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Steps down to a setting as far as it is written, each with the line that names it.
+    fn follow<'n>(&'n self, setting: &str) -> impl Iterator<Item = (u64, &'n Self)> {
+        let mut node = self;
+        steps(setting).map_while(move |step| {
+            let (line, inner) = match (&node.kind, step.strip_suffix(']')) {
+                (NodeKind::Sequence(items), Some(index)) => {
+                    let item = items.get(index.parse::<usize>().ok()?)?;
+                    (item.line, item)
+                }
+                // The last one wins, as in decoding.
+                (NodeKind::Mapping(entries), None) => {
+                    let (key, value) = entries.iter().rev().find(|(key, _)| key.text() == Some(step))?;
+                    (key.line, value)
+                }
+                _ => return None,
+            };
+            node = inner.as_ref();
+            Some((line, node))
+        })
+    }
+}
+
+/// `dbs[1].url` → `dbs`, `1]`, `url`
+fn steps(setting: &str) -> impl Iterator<Item = &str> {
+    setting.split(['.', '[']).filter(|step| !step.is_empty())
 }
 
 #[derive(Debug)]
@@ -115,7 +170,7 @@ impl Composer<'_, '_> {
             }
             _ => return Err(Error::invalid("yaml: unexpected end of document")),
         };
-        let node = Rc::new(Node { line, kind });
+        let node = Rc::new(Node { line, anchored: anchor.is_some(), kind });
         if let Some(anchor) = anchor {
             self.anchors.insert(anchor, Rc::clone(&node));
         }
@@ -152,6 +207,24 @@ mod tests {
     #[test]
     fn later_documents_are_not_even_parsed() {
         assert!(parse("a: 1\n---\n{[\n").unwrap().is_some());
+    }
+
+    #[test]
+    fn settings_are_found_by_their_path() {
+        let root = parse("a: 1\ndbs:\n  - path: x\n  -\n    path: y\n    replica:\n      url: z\n").unwrap().unwrap();
+        for (setting, line) in [
+            ("a", 1),
+            ("dbs", 2),
+            ("dbs[0].path", 3),
+            ("dbs[1].replica.url", 7),
+            ("dbs[1].replica.bucket", 6),
+            ("dbs[7].path", 2),
+            ("nope", 1),
+        ] {
+            assert_eq!(root.line_of(setting), line, "{setting}");
+        }
+        assert_eq!(root.text_at("dbs[1].replica.url"), Some("z"));
+        assert!(root.at("dbs[1].replica.bucket").is_none());
     }
 
     #[test]

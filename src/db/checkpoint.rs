@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 use super::config::wal_bytes;
 use super::engine::Db;
 use super::observe::LogView;
+use super::session::Beside;
 use super::sync::{Batch, not_open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite::WalIndex;
@@ -164,7 +165,8 @@ impl Db {
             copied: index.is_fully_backfilled(),
             changed: self.checkpoints.changed,
             since: now.saturating_sub(self.checkpoints.last),
-            held_off: now < self.checkpoints.not_before,
+            // It could not get past a snapshot that is being read.
+            held_off: now < self.checkpoints.not_before || session.gate.is_occupied(),
         };
         let policy = CheckpointPolicy {
             min_pages: self.config.min_checkpoint_pages,
@@ -261,26 +263,36 @@ impl Db {
         let done = self.locked_part(&mut tail);
         // The lock goes back whatever happened.
         let unlocked = self.session.as_mut().ok_or_else(not_open)?.unlock();
+        if done.is_err() {
+            // Our mark may have moved past frames that were read into memory only.
+            self.unprotect();
+        }
         let Some(Locked { view, outcome }) = done? else {
             unlocked?;
             return Ok(None);
         };
-        if tail.segment.end > tail.from {
-            let Tail { mut map, segment, from } = tail;
-            map.drop_beyond_commit();
-            let batch = Batch { map, segment, from, full: None, detached: true };
-            let published = fault_point("checkpoint.unlocked").and_then(|()| self.publish(&view, &batch));
-            if let Err(err) = published {
-                // The frames may be gone with the memory they were in.
-                self.unprotect();
-                return Err(err);
-            }
-        }
+        self.publish_tail(&view, tail)?;
         unlocked?;
         if outcome == Outcome::Complete {
             self.cut_log(&view)?;
         }
         Ok(Some(outcome))
+    }
+
+    /// Makes the frames in memory an L0 file, if there are any.
+    fn publish_tail(&mut self, view: &LogView, tail: Tail) -> Result<()> {
+        let Tail { mut map, segment, from } = tail;
+        if segment.end <= from {
+            return Ok(());
+        }
+        map.drop_beyond_commit();
+        let batch = Batch { map, segment, from, full: None, detached: true };
+        let published = fault_point("checkpoint.unlocked").and_then(|()| self.publish(view, &batch));
+        if published.is_err() {
+            // The frames may be gone with the memory they were in.
+            self.unprotect();
+        }
+        published
     }
 
     /// Makes a long log durable before anybody has to wait for that: a checkpoint begins with it,
@@ -325,6 +337,28 @@ impl Db {
             before = now;
         }
         Err(Error::new(ErrorKind::Busy, "the application writes faster than the log can be copied"))
+    }
+
+    /// A read transaction beside the engine whose state is that of the newest L0 file exactly. The
+    /// write lock is held while it begins; what had come meanwhile becomes an L0 file. With it, the log as
+    /// it was then.
+    pub(super) fn begin_beside_locked(&mut self) -> Result<(Beside, WalIndex)> {
+        let full = || Error::new(ErrorKind::Busy, "the application writes faster than the log can be read");
+        let mut tail = self.start_tail().ok_or_else(full)?;
+        for _ in 0..ROUNDS {
+            if self.read_tail(&mut tail)?.1 <= LOCKED_BYTES {
+                break;
+            }
+        }
+        self.session.as_mut().ok_or_else(not_open)?.lock(self.world.clock.as_ref())?;
+        let begun = self.read_tail(&mut tail).and_then(|(view, _)| {
+            let session = self.session.as_ref().ok_or_else(not_open)?;
+            if tail.map.is_in_memory() { Ok((view, session.begin_beside()?)) } else { Err(full()) }
+        });
+        self.session.as_mut().ok_or_else(not_open)?.unlock()?;
+        let (view, beside) = begun?;
+        self.publish_tail(&view, tail)?;
+        Ok((beside, view.index))
     }
 
     /// Nothing read yet behind the newest file.

@@ -57,16 +57,35 @@ pub(super) struct PageSource<'a> {
     pub(super) in_order: bool,
 }
 
+/// Pages between two looks at whether to go on.
+const PAGES_AT_ONCE: u64 = 64;
+
 impl PageSource<'_> {
     /// Feeds `pages` to the encoder.
     ///
     /// # Errors
     /// `Changed` if a page is in neither place: it was cut off while we looked. I/O errors.
     pub(super) fn encode<W: Write>(&self, pages: Pages, encoder: &mut Encoder<W>) -> Result<u64> {
+        self.encode_while(pages, encoder, || Ok(()))
+    }
+
+    /// As [`PageSource::encode`], asking `go_on` every few pages.
+    ///
+    /// # Errors
+    /// Those of `go_on` too.
+    pub(super) fn encode_while<W: Write>(
+        &self,
+        pages: Pages,
+        encoder: &mut Encoder<W>,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<u64> {
         let mut page = vec![0; self.page_size.len()];
         let mut ahead = ReadAhead::default();
         let mut count = 0;
         for pgno in pages.list(self.map, self.page_size) {
+            if count % PAGES_AT_ONCE == 0 {
+                go_on()?;
+            }
             count += 1;
             let mapped = match self.wal {
                 Some(wal) => self.map.copy_page(pgno, wal, self.page_size, &mut page)?,

@@ -18,7 +18,7 @@ use crate::types::{Level, PageSize, Txid, TxidRange};
 use crate::wal::{Salts, WalChecksum};
 
 /// Its lock says that somebody uses the metadata directory. Litestream 0.5 does not look at it.
-const LOCK_FILE: &str = "litestream.lock";
+pub(super) const LOCK_FILE: &str = "litestream.lock";
 
 /// A replicated database. All methods block; one runs at a time.
 #[derive(Debug)]
@@ -35,11 +35,12 @@ pub struct Db {
     /// Keeps a second process from replicating this database with the same metadata directory. Behind
     /// `session`: given back last.
     lock: Option<Box<dyn Lock>>,
-    /// Whether the directories of local files are known to survive a power cut.
-    pub(super) local_dir_is_durable: bool,
     /// Set when proof was lost in a way that the local state does not show.
     pub(super) force_full: Option<Reason>,
     modes: Option<Modes>,
+    /// Whether the directories of local files, and the names an earlier life left in them, are known
+    /// to survive a power cut.
+    names_durable: bool,
     pub(super) checkpoints: CheckpointState,
     pub(super) counters: Counters,
 }
@@ -73,6 +74,8 @@ pub(super) struct Last {
     pub(super) salts: Salts,
     /// Checksum chain at `end`, if this process read the log up to there.
     pub(super) checksum: Option<WalChecksum>,
+    /// Checksum chain at `end` as the file's header says; files of Litestream do not say.
+    pub(super) chain: Option<WalChecksum>,
 }
 
 /// What is in the local L0 directory.
@@ -106,9 +109,9 @@ impl Db {
             last: None,
             session: None,
             lock: None,
-            local_dir_is_durable: false,
             force_full: None,
             modes: None,
+            names_durable: false,
             checkpoints,
             counters: Counters::default(),
         }
@@ -200,6 +203,8 @@ impl Db {
             self.last = Some(None);
             return Ok(LocalState::Empty);
         };
+        // We are about to build on it, so it must be there after a power cut too.
+        self.make_names_durable()?;
         match self.read_last(txids) {
             Ok(last) => {
                 let txid = last.txid;
@@ -209,6 +214,15 @@ impl Db {
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(LocalState::Corrupt { txids, error }),
             Err(err) => Err(err),
         }
+    }
+
+    /// Once per life and directory: see [`LocalDir::make_durable`].
+    pub(super) fn make_names_durable(&mut self) -> Result<()> {
+        if !self.names_durable {
+            self.local.make_durable(Level::L0)?;
+            self.names_durable = true;
+        }
+        Ok(())
     }
 
     /// Decodes and verifies one local L0 file.
@@ -228,6 +242,7 @@ impl Db {
             end: header.wal.offset.saturating_add(header.wal.size),
             salts: Salts { salt1: header.wal.salt1, salt2: header.wal.salt2 },
             checksum: None,
+            chain: WalChecksum::from_node_id(header.node_id),
         })
     }
 
@@ -259,7 +274,7 @@ impl Db {
     /// I/O errors.
     pub fn forget_local(&mut self) -> Result<()> {
         let known = self.position();
-        self.local_dir_is_durable = false;
+        self.names_durable = false;
         self.local.clear()?;
         self.floor = self.floor.max(known);
         self.last = Some(None);

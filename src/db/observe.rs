@@ -44,8 +44,15 @@ impl LogView {
     /// # Errors
     /// `Changed` if the log is being restarted right now; I/O errors.
     pub(super) fn take(world: &World, config: &DbConfig, session: &Session) -> Result<Self> {
-        let index = session.wal_index()?;
-        let end = index.end(session.page_size);
+        Self::of(session.wal_index()?, world, config, session.page_size)
+    }
+
+    /// The log that `index` describes.
+    ///
+    /// # Errors
+    /// As [`LogView::take`].
+    pub(super) fn of(index: WalIndex, world: &World, config: &DbConfig, page_size: PageSize) -> Result<Self> {
+        let end = index.end(page_size);
         let file = OpenLog::open(world, config)?;
         if index.is_empty() {
             return Ok(Self { index, end, file });
@@ -59,7 +66,7 @@ impl LogView {
             _ => return Err(Error::new(ErrorKind::Changed, "wal was restarted while it was looked at")),
         }
         if let Some(log) = &file
-            && log.header.page_size != session.page_size
+            && log.header.page_size != page_size
         {
             return Err(Error::new(ErrorKind::Changed, "page size of the wal differs from the database's"));
         }
@@ -158,8 +165,8 @@ fn tail_checksum(log: &OpenLog, last: &Last, record: Option<&Record>, local: &Lo
     let mut frame = Vec::new();
     let slot = read_slot(log.file.as_ref(), last.page_size, last.end - frame_size, &mut frame)?;
     let Some(slot) = slot.filter(|s| s.salts == last.salts) else { return Ok(None) };
-    let same = match record {
-        Some(record) => record.checksum() == slot.checksum,
+    let same = match record.map(Record::checksum).or(last.chain) {
+        Some(chain) => chain == slot.checksum,
         None => frames_match_file(log, last, local)?,
     };
     Ok(same.then_some(slot.checksum))

@@ -15,7 +15,7 @@ use crate::sys::{OpenMode, OwnerMode, World};
 use crate::types::Txid;
 use crate::wal::{Salts, WalChecksum};
 
-const FILE_NAME: &str = "continuity";
+pub(super) const FILE_NAME: &str = "continuity";
 const MAX_BYTES: usize = 4096;
 
 /// Facts at the end of the newest L0 file.

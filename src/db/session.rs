@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::DbConfig;
+use super::gate::{Gate, Pass};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite::{Conn, Sqlite, WalIndex};
 use crate::sys::{Clock, File, FileId, OpenMode, World};
@@ -26,8 +27,9 @@ pub(super) struct Session {
     writer: Option<Box<dyn Conn>>,
     /// Runs checkpoints. Opened when first needed.
     checkpointer: Option<Box<dyn Conn>>,
-    /// For direct page reads.
-    file: Box<dyn File>,
+    /// For direct page reads. Shared with those who are past `gate` only.
+    file: Arc<dyn File>,
+    pub(super) gate: Arc<Gate>,
     pub(super) file_id: FileId,
     pub(super) wal_id: Option<FileId>,
     pub(super) page_size: PageSize,
@@ -40,6 +42,20 @@ pub(super) struct Session {
     busy_timeout: Duration,
 }
 
+/// What somebody holds who reads beside the engine. Dropped in this order.
+#[derive(Debug)]
+pub(super) struct Beside {
+    pub(super) conn: Box<dyn Conn>,
+    pub(super) file: Arc<dyn File>,
+    pub(super) pass: Pass,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.gate.close();
+    }
+}
+
 impl Session {
     /// Opens the database, switches it to WAL mode and starts the read transaction. All or nothing.
     ///
@@ -47,7 +63,7 @@ impl Session {
     /// `NotFound` while there is no database; else SQLite's or the file system's.
     pub(super) fn open(world: &World, sqlite: &Arc<dyn Sqlite>, config: &DbConfig) -> Result<Self> {
         // Before the first connection: see the lock rule of `sqlite`.
-        let file = world.fs.open(&config.path, OpenMode::Read)?;
+        let file: Arc<dyn File> = world.fs.open(&config.path, OpenMode::Read)?.into();
         let stat = file.stat()?;
         if stat.kind != crate::sys::FileKind::File {
             return Err(Error::invalid("database is not a regular file").at(config.path.display()));
@@ -68,6 +84,7 @@ impl Session {
             checkpointer: None,
             file_id: stat.id,
             file,
+            gate: Arc::default(),
             wal_id: None,
             page_size: PageSize::new(page_size)?,
             reading: false,
@@ -86,6 +103,15 @@ impl Session {
     /// The database file, for pages that are not in the log.
     pub(super) fn file(&self) -> &dyn File {
         self.file.as_ref()
+    }
+
+    /// A read transaction of its own at the present end of the log, and the database file, for
+    /// reading beside the engine.
+    pub(super) fn begin_beside(&self) -> Result<Beside> {
+        let pass = self.gate.enter();
+        let mut conn = self.sqlite.open(&self.path, Duration::ZERO)?;
+        begin_read(conn.as_mut())?;
+        Ok(Beside { conn, file: Arc::clone(&self.file), pass })
     }
 
     /// Pages in the database file.

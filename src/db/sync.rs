@@ -2,7 +2,7 @@
 
 use std::io::{BufWriter, Write};
 
-use tracing::{debug, info};
+use tracing::{debug, info, trace};
 
 use super::encode::{PageSource, Pages};
 use super::engine::{Db, Last, LocalState};
@@ -151,6 +151,7 @@ impl Db {
             Some(reason) => Plan::FullImage(reason),
             None => plan(&facts),
         };
+        trace!(system = "store", db = %self.config.name(), facts = ?facts, plan = ?decision, "sync step");
         self.carry_out(decision, &view, found)
     }
 
@@ -250,7 +251,6 @@ impl Db {
 
     /// Writes one L0 file and makes it the newest.
     pub(super) fn publish(&mut self, view: &LogView, batch: &Batch) -> Result<()> {
-        self.settle_local_dir()?;
         let Some(session) = &self.session else { return Err(not_open()) };
         let commit = batch.map.commit();
         if commit == 0 {
@@ -270,8 +270,12 @@ impl Db {
                 salt1: view.index.salts.salt1,
                 salt2: view.index.salts.salt2,
             },
-            node_id: 0,
+            node_id: batch.segment.checksum.as_node_id(),
         };
+        let modes = self.modes().unwrap_or_default();
+        self.world.fs.create_dir_all(&self.local.level_dir(Level::L0), modes.dir)?;
+        self.make_names_durable()?;
+        let session = self.session.as_ref().ok_or_else(not_open)?;
         let before = self.last().map_or(0, |l| l.commit);
         let pages = match batch.full {
             Some(_) => Pages::All(commit),
@@ -294,7 +298,7 @@ impl Db {
         });
         let pages = written.map_err(|e| e.context(format!("write ltx file for txid {txid}")))?;
         let reason = batch.full.map(tracing::field::display);
-        debug!(system = "store", db = %self.config.name(), txid = %txid, pages, "full-image" = reason, "db sync");
+        debug!(system = "store", db = %self.config.name(), status = "ok", txid = %txid, pages, "full-image" = reason, "db sync");
         let last = Last {
             txid,
             page_size: header.page_size,
@@ -303,22 +307,12 @@ impl Db {
             end: batch.segment.end,
             salts: view.index.salts,
             checksum: Some(batch.segment.checksum),
+            chain: Some(batch.segment.checksum),
         };
         self.counters.wal_bytes += last.end.saturating_sub(last.start);
         self.remember(&last, view);
         self.set_last(last);
         self.checkpoints.note_change();
-        Ok(())
-    }
-
-    /// Before the first file is published: the directory of local L0 files, durable up to the
-    /// database's own (`ltx/0`, `ltx`, the metadata directory).
-    fn settle_local_dir(&mut self) -> Result<()> {
-        if !self.local_dir_is_durable {
-            let modes = self.modes().unwrap_or_default();
-            self.world.fs.create_durable_dir(&self.local.level_dir(Level::L0), modes.dir, 3)?;
-            self.local_dir_is_durable = true;
-        }
         Ok(())
     }
 
@@ -331,7 +325,6 @@ impl Db {
         still_true: impl FnOnce() -> Result<()>,
     ) -> Result<u64> {
         let modes = self.modes().unwrap_or_default();
-        self.world.fs.create_dir_all(&self.local.level_dir(Level::L0), modes.dir)?;
         let path = self.local.path(Level::L0, header.txids);
         let publisher = Publisher::create(self.world.fs.as_ref(), &path, modes.file)?;
         let out = BufWriter::with_capacity(WRITE_BUFFER, FileWriter::new(publisher.file()));

@@ -65,7 +65,8 @@ pub struct Header {
     pub pre_apply: Checksum,
     /// Where in the WAL it came from.
     pub wal: WalPos,
-    /// Unused by Litestream: zero.
+    /// Zero in files of Litestream, which never looks at it. Our L0 files keep the checksum chain of
+    /// the log at their end here.
     pub node_id: u64,
 }
 

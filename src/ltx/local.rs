@@ -80,6 +80,18 @@ impl LocalDir {
         self.fs.remove_file(&self.path(level, range))
     }
 
+    /// Makes the names of a level's files durable, and the directories they are in. A process that
+    /// died between a rename and the sync of the directory, or between creating a directory and the
+    /// sync of its parent, leaves names that a power cut can still take away.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn make_durable(&self, level: Level) -> Result<()> {
+        let (level, root) = (self.level_dir(level), self.root());
+        let dirs = [Some(level.as_path()), Some(root.as_path()), Some(self.meta.as_path()), self.meta.parent()];
+        dirs.into_iter().flatten().try_for_each(|dir| self.fs.sync_dir(dir))
+    }
+
     /// Removes `<meta>/ltx` and everything below.
     ///
     /// # Errors

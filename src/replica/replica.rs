@@ -19,7 +19,7 @@ use crate::types::{Level, Timestamp, Txid, TxidRange};
 /// One LTX file of a replica, as a listing shows it.
 ///
 /// Ordered by level, then TXIDs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileInfo {
     /// Level.
     pub level: Level,
@@ -62,6 +62,12 @@ impl Replica {
     #[must_use]
     pub fn client(&self) -> &Arc<dyn ReplicaClient> {
         &self.client
+    }
+
+    /// The same replica through a wrapper around its client.
+    #[must_use]
+    pub fn wrapped(&self, wrap: impl FnOnce(Arc<dyn ReplicaClient>) -> Arc<dyn ReplicaClient>) -> Self {
+        Self { client: wrap(Arc::clone(&self.client)), layout: self.layout }
     }
 
     /// Files of a level by (min, max) TXID; with `seek` those that reach it. Other names are skipped.

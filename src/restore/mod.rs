@@ -8,15 +8,19 @@
 
 mod apply;
 mod fetch;
+mod follow;
 mod output;
 mod pages;
 mod plan;
 mod progress;
 mod run;
+mod salvage;
 mod survey;
 
+pub use follow::{Following, Milestone, follow};
 pub use output::Overwrite;
 pub use plan::{Target, plan};
 pub use progress::Progress;
 pub use run::{Check, Report, Request, plan_for, run};
+pub use salvage::{Failed, Point, Salvaged, run_or_explain, salvage};
 pub use survey::{Plan, Survey, survey};

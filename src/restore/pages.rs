@@ -38,7 +38,7 @@ impl PageMap {
     }
 
     /// The pages that are there, in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Pgno> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Pgno> + Clone {
         let bits = self.words.iter().zip(0_u32..).filter(|(word, _)| **word != 0);
         bits.flat_map(|(word, at)| (0..64).filter(move |bit| word & (1 << bit) != 0).map(move |bit| at * 64 + bit + 1))
             .filter_map(Pgno::new)

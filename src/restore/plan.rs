@@ -25,7 +25,7 @@ pub enum Target {
 }
 
 impl Target {
-    fn admits(self, file: &FileInfo) -> bool {
+    pub(super) fn admits(self, file: &FileInfo) -> bool {
         match self {
             Self::Latest => true,
             Self::Txid(txid) => file.txids.max() <= txid,
@@ -52,19 +52,7 @@ pub fn plan(files: &[FileInfo], target: Target) -> Result<Vec<FileInfo>> {
         plan.push(*snapshot);
     }
 
-    let mut cursors: Vec<Cursor<'_>> = admitted
-        .chunk_by(|a, b| a.level == b.level)
-        .filter(|level| level[0].level != Level::SNAPSHOT)
-        .map(|rest| Cursor { rest, best: None })
-        .collect();
-    loop {
-        let best = cursors.iter_mut().filter_map(|cursor| cursor.advance(reached)).max_by_key(merit);
-        let Some(best) = best else { break };
-        reached = Some(best.txids.max());
-        plan.push(best);
-    }
-
-    let next = cursors.iter().filter_map(|cursor| cursor.rest.first()).map(|file| file.txids.min()).min();
+    let next = lead_on(&admitted, &mut reached, &mut plan);
     match (target, next) {
         (Target::Txid(txid), _) if reached != Some(txid) => Err(nothing_found()),
         // Before the first snapshot that is left there is no state to be older than what was asked for.
@@ -73,6 +61,56 @@ pub fn plan(files: &[FileInfo], target: Target) -> Result<Vec<FileInfo>> {
         _ if plan.is_empty() => Err(nothing_found()),
         _ => Ok(plan),
     }
+}
+
+/// Appends to `plan` the files of levels 8…0 that lead on from `reached`. Returns where a gap ends, if
+/// one keeps further files from being used. `files` are in order.
+fn lead_on(files: &[FileInfo], reached: &mut Option<Txid>, plan: &mut Vec<FileInfo>) -> Option<Txid> {
+    let mut cursors: Vec<Cursor<'_>> = files
+        .chunk_by(|a, b| a.level == b.level)
+        .filter(|level| level[0].level != Level::SNAPSHOT)
+        .map(|rest| Cursor { rest, best: None })
+        .collect();
+    loop {
+        let best = cursors.iter_mut().filter_map(|cursor| cursor.advance(*reached)).max_by_key(merit);
+        let Some(best) = best else { break };
+        *reached = Some(best.txids.max());
+        plan.push(best);
+    }
+    cursors.iter().filter_map(|cursor| cursor.rest.first()).map(|file| file.txids.min()).min()
+}
+
+/// The files that take a database from `from` as far as they lead, oldest first; none if they do not.
+/// A snapshot is used only if nothing else leads as far.
+pub(super) fn continuation(files: &[FileInfo], from: Txid) -> Vec<FileInfo> {
+    let mut files = files.to_vec();
+    files.sort_unstable();
+    let mut reached = Some(from);
+    let mut plan = Vec::new();
+    lead_on(&files, &mut reached, &mut plan);
+    let newest = files.iter().rfind(|file| file.level == Level::SNAPSHOT && file.txids.is_snapshot());
+    let Some(snapshot) = newest.filter(|file| file.txids.max() > from) else { return plan };
+    let mut with_snapshot = vec![*snapshot];
+    let mut further = Some(snapshot.txids.max());
+    lead_on(&files, &mut further, &mut with_snapshot);
+    if further > reached { with_snapshot } else { plan }
+}
+
+/// The files that lead furthest towards the target, whatever is missing behind them; none if nothing
+/// begins a database.
+pub(super) fn furthest(files: &[FileInfo], target: Target) -> Vec<FileInfo> {
+    let mut admitted: Vec<FileInfo> =
+        files.iter().filter(|file| target.admits(file) && file.size >= MIN_FILE_SIZE).copied().collect();
+    admitted.sort_unstable();
+    let snapshots = admitted.iter().filter(|file| file.level == Level::SNAPSHOT && file.txids.is_snapshot());
+    let starts = std::iter::once(Vec::new()).chain(snapshots.map(|file| vec![*file]));
+    let chains = starts.map(|mut chain| {
+        let mut reached = chain.last().map(|file| file.txids.max());
+        lead_on(&admitted, &mut reached, &mut chain);
+        chain
+    });
+    let reach = |chain: &Vec<FileInfo>| (chain.last().map(|file| file.txids.max()), Reverse(chain.len()));
+    chains.max_by_key(reach).unwrap_or_default()
 }
 
 /// Files of one level that start too late to be used yet, and the best of those that could be.
@@ -286,6 +324,38 @@ mod tests {
     fn a_snapshot_that_is_none_does_not_start_a_plan() {
         let files = [file(9, 1, 3, 30), file(9, 4, 9, 90)];
         assert_eq!(plan(&files, Target::Latest).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_database_is_led_on_by_the_furthest_files_and_by_a_snapshot_only_in_need() {
+        let lead = |files: &[FileInfo], from| -> Vec<(u8, u64)> {
+            let plan = continuation(files, Txid::new(from).unwrap());
+            plan.iter().map(|file| (file.level.get(), file.txids.max().get())).collect()
+        };
+        let files = [file(0, 5, 5, 0), file(0, 6, 6, 0), file(0, 8, 8, 0), file(1, 3, 6, 0), file(9, 1, 6, 0)];
+        assert_eq!(lead(&files, 4), [(1, 6)]);
+        assert_eq!(lead(&files, 6), []);
+        assert_eq!(lead(&files, 1), [(9, 6)]);
+        let bridged = [&files[..], &[file(9, 1, 7, 0)]].concat();
+        assert_eq!(lead(&bridged, 6), [(9, 7), (0, 8)]);
+        assert_eq!(lead(&bridged, 7), [(0, 8)]);
+        assert_eq!(lead(&bridged, 8), []);
+        assert_eq!(lead(&[file(9, 4, 9, 0)], 2), []);
+    }
+
+    #[test]
+    fn what_leads_furthest_is_found_whatever_is_missing() {
+        let furthest_of = |files: &[FileInfo], target| -> Vec<(u8, u64)> {
+            super::furthest(files, target).iter().map(|file| (file.level.get(), file.txids.max().get())).collect()
+        };
+        let files = [file(9, 1, 3, 30), file(9, 1, 6, 60), file(0, 4, 4, 40), file(0, 5, 5, 50), file(0, 8, 8, 80)];
+        assert_eq!(furthest_of(&files, Target::Latest), [(9, 6)]);
+        assert_eq!(furthest_of(&files, before(60)), [(9, 3), (0, 4), (0, 5)]);
+        assert_eq!(furthest_of(&files, txid(4)), [(9, 3), (0, 4)]);
+        assert_eq!(furthest_of(&files[2..], Target::Latest), []);
+        // The newest snapshot is not the best start if it leads nowhere.
+        let late = [file(9, 1, 3, 30), file(0, 1, 9, 90)];
+        assert_eq!(furthest_of(&late, Target::Latest), [(0, 9)]);
     }
 
     #[test]

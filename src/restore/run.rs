@@ -8,15 +8,19 @@ use futures::future::{Either, select};
 
 use super::apply::{Broken, apply};
 use super::fetch::{Waiting, fetch};
+use super::follow::{self, StateFiles};
 use super::output::{Destination, Overwrite, remove_sidecars};
 use super::plan::{Target, check_sizes};
 use super::progress::Progress;
 use super::survey::{Plan, survey};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::replica::{ByteStream, FileInfo, Replica};
 use crate::sys::{File, World, blocking};
 use crate::types::{IntegrityCheck, PageSize, Timestamp, Txid};
 use crate::v3;
+
+/// How often a plan is made anew because a file of it is gone.
+const REPLANS: u32 = 3;
 
 /// Runs SQLite's own check on a database file; an error says what is wrong with it
 /// (`integrity check failed: …`). Blocks. Not called for [`IntegrityCheck::None`].
@@ -95,8 +99,22 @@ pub async fn plan_for(replica: &Replica, target: Target, require_known_time: boo
 /// target, `Corrupt` for damaged or missing files; those of store and file system.
 pub async fn run(world: &World, replica: &Replica, request: &Request, check: Check) -> Result<Report> {
     check_destination(world, request).await?;
-    let plan = plan_for(replica, request.target, request.require_known_time).await?;
-    run_plan(world, replica, request, check, plan).await.map_err(|broken| broken.error)
+    let look = || plan_for(replica, request.target, request.require_known_time);
+    let mut plan = look().await?;
+    for _ in 0..REPLANS {
+        match run_plan(world, replica, request, Arc::clone(&check), plan.clone(), None).await {
+            // Retention took a file of the plan meanwhile; what it left leads there too, or says why not.
+            Err(broken) if broken.error.kind() == ErrorKind::NotFound => {
+                let now = look().await?;
+                if now == plan {
+                    return Err(broken.error);
+                }
+                plan = now;
+            }
+            done => return done.map_err(|broken| broken.error),
+        }
+    }
+    run_plan(world, replica, request, check, plan, None).await.map_err(|broken| broken.error)
 }
 
 /// Refuses a destination that must not be replaced.
@@ -109,15 +127,17 @@ pub(super) async fn check_destination(world: &World, request: &Request) -> Resul
     blocking(move || destination.check(fs.as_ref()).map(drop)).await
 }
 
-/// Fetches, builds, verifies and publishes a given plan.
+/// Fetches, builds, verifies and publishes a given plan. With `followed` the result is one that can be
+/// followed: in rollback-journal mode, and its state noted beside it.
 pub(super) async fn run_plan(
     world: &World,
     replica: &Replica,
     request: &Request,
     check: Check,
     plan: Plan,
+    followed: Option<StateFiles>,
 ) -> Result<Report, Broken> {
-    let work = Work { world, request, check };
+    let work = Work { world, request, check, followed };
     let (_, listed) = plan.size();
     request.progress.begin(listed);
     let built = match &plan {
@@ -167,6 +187,7 @@ struct Work<'a> {
     world: &'a World,
     request: &'a Request,
     check: Check,
+    followed: Option<StateFiles>,
 }
 
 impl Work<'_> {
@@ -184,6 +205,7 @@ impl Work<'_> {
             destination: Destination::new(output.clone(), *overwrite),
             integrity: *integrity,
             check: self.check,
+            followed: self.followed,
         };
         // The outer error is that of the thread, the inner one tells the file at fault.
         let job = blocking(move || Ok(job.run(move |out| build(waiting, out))));
@@ -200,6 +222,7 @@ struct Job {
     destination: Destination,
     integrity: IntegrityCheck,
     check: Check,
+    followed: Option<StateFiles>,
 }
 
 impl Job {
@@ -207,7 +230,15 @@ impl Job {
         let fs = self.world.fs.as_ref();
         let publisher = self.destination.create(&self.world)?;
         let built = build(publisher.file())?;
+        if self.followed.is_some() {
+            follow::make_followable(publisher.file(), built.pages)?;
+        }
         self.verify(publisher.temp_path())?;
+        if let (Some(state), Some(txid)) = (&self.followed, built.txid) {
+            // Before the database is there: without it this file means nothing, but a database
+            // without this file could never be followed again.
+            state.save(txid)?;
+        }
         self.destination.publish(fs, publisher)?;
         Ok(built)
     }

@@ -31,3 +31,23 @@ pub fn integrity_check(path: &Path, check: IntegrityCheck) -> Result<()> {
         text => Err(Error::corrupt(format!("integrity check failed: {text}"))),
     }
 }
+
+/// Puts a database that nobody else has open into rollback-journal mode, with all of its log in it.
+///
+/// # Errors
+/// `Busy` if others keep it open; errors of opening.
+pub fn leave_wal_mode(path: &Path, patience: std::time::Duration) -> Result<()> {
+    let run = || -> rusqlite::Result<String> {
+        let conn =
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        conn.busy_timeout(patience)?;
+        conn.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0))
+    };
+    match run().map_err(|e| codes::error("leave WAL mode", e).at(path.display()))?.as_str() {
+        "delete" => Ok(()),
+        mode => Err(Error::new(
+            crate::error::ErrorKind::Busy,
+            format!("cannot leave WAL mode: {} stays in mode {mode}", path.display()),
+        )),
+    }
+}

@@ -16,8 +16,10 @@ mod agenda;
 mod config;
 mod database;
 mod health;
+pub mod heartbeat;
 mod keeper;
 mod lineage;
+mod metered;
 mod monitor;
 mod operate;
 mod recover;
@@ -25,6 +27,7 @@ mod registry;
 mod shutdown;
 mod target;
 mod upkeep;
+mod watcher;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,10 +40,11 @@ pub use config::{DatabaseConfig, ShutdownPolicy, StoreConfig, TargetConfig, Upke
 use database::Pool;
 pub use health::{LocalStatus, TargetStatus, Trouble};
 use operate::refusal;
-pub use operate::{Changed, DatabaseStatus, Managed, Synced};
+pub use operate::{Changed, DatabaseStatus, Managed, RemoteLevel, Synced};
 pub use registry::RunState;
 use registry::{Entry, Refused, Registry};
 use upkeep::Upkeep;
+pub use watcher::DirWatcher;
 
 use crate::error::Result;
 use crate::sqlite::Sqlite;
@@ -182,6 +186,12 @@ impl Store {
     #[must_use]
     pub fn paths(&self) -> Vec<PathBuf> {
         self.shared.registry.all().iter().map(|entry| entry.path().to_owned()).collect()
+    }
+
+    /// Clock and files.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.shared.world
     }
 
     /// What is counted and measured.

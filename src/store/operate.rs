@@ -13,10 +13,13 @@ use super::Store;
 use super::config::DatabaseConfig;
 use super::database::Database;
 use super::health::{Health, LocalStatus, TargetStatus};
+use super::metered::Metered;
 use super::registry::{Entry, Refused, RunState, Running};
 use super::shutdown::{Limits, close_database};
+use crate::compaction::Manifest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::LocalDir;
+use crate::replica::FileInfo;
 use crate::sys::{TaskGroup, blocking, to_the_end};
 use crate::telemetry::ReplicaGauges;
 use crate::types::{Level, Timestamp, Txid};
@@ -65,6 +68,21 @@ impl DatabaseStatus {
     }
 }
 
+/// What is known of one level of a target.
+#[derive(Debug, Clone)]
+pub struct RemoteLevel {
+    /// Which one.
+    pub level: Level,
+    /// Files.
+    pub count: usize,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// When the oldest was made.
+    pub oldest: Timestamp,
+    /// When the newest ones were made.
+    pub newest: Vec<Timestamp>,
+}
+
 /// What starting or stopping did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changed {
@@ -101,8 +119,9 @@ impl Store {
                 Err(Refused::Known) => return Ok(false),
                 other => other.map_err(refusal)?,
             };
-            store.managed(entry).start_now(&CancellationToken::new()).await?;
-            Ok(true)
+            let started = store.managed(Arc::clone(&entry)).start_now(&CancellationToken::new()).await;
+            // Whoever took it out again meanwhile came after us: it was registered.
+            if store.shared.registry.holds(&entry) { started.map(|_| true) } else { Ok(true) }
         }))
         .await
     }
@@ -112,14 +131,27 @@ impl Store {
     /// # Errors
     /// The final sync failed. The database is out nevertheless.
     pub async fn unregister(&self, path: &Path, limit: Duration) -> Result<Option<Changed>> {
-        let Some(entry) = self.shared.registry.remove(path) else { return Ok(None) };
-        let managed = self.managed(entry);
-        to_the_end(self.shared.work.track_future(async move {
-            let stopped = managed.stop_now(limit).await;
-            managed.forget_series();
-            stopped.map(Some)
-        }))
-        .await
+        self.take_out(path, limit).await
+    }
+
+    /// As [`Store::unregister`], but it is out already when this returns; what is returned waits for
+    /// the final sync.
+    pub fn take_out(
+        &self,
+        path: &Path,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Option<Changed>>> + Send + use<> {
+        let managed = self.shared.registry.remove(path).map(|entry| self.managed(entry));
+        let tracker = self.shared.work.clone();
+        async move {
+            let Some(managed) = managed else { return Ok(None) };
+            let left = async move {
+                let stopped = managed.stop_now(limit).await;
+                managed.forget_series();
+                stopped.map(Some)
+            };
+            to_the_end(tracker.track_future(left)).await
+        }
     }
 
     /// A database by its path.
@@ -177,8 +209,12 @@ impl Store {
         Managed { store: self.clone(), entry }
     }
 
-    pub(super) fn add(&self, config: DatabaseConfig) -> Result<Arc<Entry>, Refused> {
+    pub(super) fn add(&self, mut config: DatabaseConfig) -> Result<Arc<Entry>, Refused> {
         let shared = &self.shared;
+        for target in &mut config.targets {
+            let (metrics, clock) = (Arc::clone(&shared.metrics), Arc::clone(&shared.world.clock));
+            target.replica = target.replica.wrapped(|client| Arc::new(Metered::new(client, metrics, clock)));
+        }
         shared.registry.add(config, |config| {
             let path = config.db.path.to_string_lossy();
             let metrics = shared.metrics.database(&path, &config.db.name());
@@ -263,6 +299,17 @@ impl Managed {
         }
     }
 
+    /// What is remembered of the levels of each target that have files, with at most `points` times
+    /// each. No target is asked.
+    #[must_use]
+    pub fn remote_levels(&self, points: usize) -> Vec<Vec<RemoteLevel>> {
+        let Some(database) = self.entry.database() else { return Vec::new() };
+        let look = |manifest: &Manifest| {
+            Level::all().filter_map(|level| remote_level(level, manifest.level(level), points)).collect()
+        };
+        database.targets().iter().map(|target| target.manifest().peek(look).unwrap_or_default()).collect()
+    }
+
     /// The newest local TXID.
     ///
     /// # Errors
@@ -292,6 +339,9 @@ impl Managed {
         let Some(_turn) = self.entry.turn(give_up).await else { return Err(time_is_up()) };
         if self.store.shared.registry.is_closing() {
             return Err(refusal(Refused::Closing));
+        }
+        if !self.store.shared.registry.holds(&self.entry) {
+            return Err(Error::new(ErrorKind::NotFound, format!("database not found: {}", self.path().display())));
         }
         let now = self.entry.state() == RunState::Stopped;
         if now {
@@ -334,8 +384,13 @@ impl Managed {
         let left = || deadline.map(|deadline| deadline.saturating_sub(clock.elapsed()));
         let before = database.seen().position;
         let synced = Arc::clone(&database);
-        within(left(), "db sync", "wait for db sync executor", self.tracked(async move { synced.sync_local().await }))
-            .await?;
+        within(
+            left(),
+            "db sync",
+            "wait for db sync executor",
+            self.tracked(Box::pin(async move { synced.sync_local().await })),
+        )
+        .await?;
         if wait {
             let synced = Arc::clone(&database);
             let upload = async move {
@@ -344,7 +399,7 @@ impl Managed {
                 }
                 Ok(())
             };
-            within(left(), "replica sync", "wait for replica sync", self.tracked(upload)).await?;
+            within(left(), "replica sync", "wait for replica sync", self.tracked(Box::pin(upload))).await?;
         }
         let replicated = self.entry.health.targets(&self.store.shared.world).into_iter().map(|target| target.position);
         Ok(Some(Synced { before, txid: database.seen().position, replicated: replicated.min().flatten() }))
@@ -366,6 +421,16 @@ impl Managed {
             shared.metrics.forget_replica(&path, target);
         }
     }
+}
+
+fn remote_level(level: Level, files: &[FileInfo], points: usize) -> Option<RemoteLevel> {
+    Some(RemoteLevel {
+        level,
+        count: files.len(),
+        bytes: files.iter().map(|file| file.size).sum(),
+        oldest: files.iter().map(|file| file.created).min()?,
+        newest: files.iter().rev().take(points).map(|file| file.created).collect(),
+    })
 }
 
 /// Waits for a step of a sync, and says which one it was.

@@ -146,6 +146,11 @@ impl Registry {
         self.state().by_path.get(path).cloned()
     }
 
+    /// Whether this very database is still there.
+    pub(super) fn holds(&self, entry: &Arc<Entry>) -> bool {
+        self.state().by_path.get(entry.path()).is_some_and(|held| Arc::ptr_eq(held, entry))
+    }
+
     pub(super) fn all(&self) -> Vec<Arc<Entry>> {
         self.state().entries.clone()
     }

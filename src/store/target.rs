@@ -25,8 +25,6 @@ use crate::sys::{
 use crate::types::{Level, PageSize, Txid, TxidRange};
 
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
-/// How often a snapshot is begun before it is left for later.
-const SNAPSHOT_ATTEMPTS: u32 = 5;
 const ERROR_SPACING: Duration = Duration::from_secs(30);
 
 /// A place that files go to.
@@ -230,7 +228,7 @@ impl Target {
         limit: Option<NonZeroUsize>,
     ) -> Result<(Position, Pass)> {
         debug!(system = "store", db = %database.name(), replica = self.replica().kind(),
-            "txid.replica" = at.txid.map(tracing::field::display), "txid.db" = %local, "replica sync");
+            "txid.replica" = at.txid.map_or_else(|| "0".repeat(16), |t| t.to_string()), "txid.db" = %local, "replica sync");
         let mut count = 0;
         let mut next = Txid::after(at.txid);
         while next <= local {
@@ -257,7 +255,7 @@ impl Target {
             let image = self.put(database, txids).await?;
             if let Some(image) = image {
                 // Restores need not go back further, and level 9 need not read the database again (C5).
-                self.promote(database, &image).await?;
+                Box::pin(self.promote(database, &image)).await?;
             }
             at = Position { txid: Some(next), page_size: Some(page_size) };
             next = next.next();
@@ -271,11 +269,14 @@ impl Target {
         let (path, modes) = (database.local().path(Level::L0, txids), database.seen().modes);
         let put = self.replica().put_local(Level::L0, txids, &database.world, &path, modes).await;
         let info = match put {
-            Err(err) if err.kind() == ErrorKind::Exists => match lineage::ours(database, self, txids).await? {
-                // The answer to an earlier try was lost.
-                Some(info) => info,
-                None => return Err(self.lost_to_rival(txids.max())),
-            },
+            Err(err) if err.kind() == ErrorKind::Exists => {
+                let ours = lineage::ours(database, self, txids).await;
+                match ours.map_err(|e| e.context("write ltx file"))? {
+                    // The answer to an earlier try was lost.
+                    Some(info) => info,
+                    None => return Err(self.lost_to_rival(txids.max())),
+                }
+            }
             other => other.map_err(|e| e.context("write ltx file"))?,
         };
         self.manifest.written(info);
@@ -295,7 +296,7 @@ impl Target {
             limits: Limits::default(),
         };
         let info = compactor.promote(image).await?;
-        info!(system = "store", db = %database.name(), txid = %info.txids.max(), size = info.size, "snapshot complete");
+        log_snapshot(database, &info);
         Ok(info)
     }
 
@@ -314,10 +315,13 @@ impl Target {
                 return self.promote(database, &image).await;
             }
         }
-        self.force_snapshot(database).await
+        let info = self.force_snapshot(database).await?;
+        log_snapshot(database, &info);
+        Ok(info)
     }
 
-    /// Writes a snapshot of the present state to level 9, whatever is there.
+    /// Writes a snapshot of the present state to level 9, whatever is there. Says nothing: who forces one
+    /// knows.
     ///
     /// # Errors
     /// Those of reading the database and of the store.
@@ -331,7 +335,7 @@ impl Target {
     async fn snapshot(&self, database: &Database) -> Result<SnapshotInfo> {
         let staged = Staged::write(database).await?;
         let snapshot = staged.snapshot;
-        self.put_snapshot(database, staged).await?;
+        log_snapshot(database, &self.put_snapshot(database, staged).await?);
         Ok(snapshot)
     }
 
@@ -339,9 +343,12 @@ impl Target {
         let (txids, modes) = (staged.snapshot.txids, Some(staged.modes));
         let info = self.replica().put_local(Level::SNAPSHOT, txids, &database.world, &staged.path, modes).await?;
         self.manifest.written(info);
-        info!(system = "store", db = %database.name(), txid = %txids.max(), size = info.size, "snapshot complete");
         Ok(info)
     }
+}
+
+fn log_snapshot(database: &Database, info: &FileInfo) {
+    info!(system = "store", db = %database.name(), txid = %info.txids.max(), size = info.size, "snapshot complete");
 }
 
 /// A snapshot in a local file, so that a slow store holds up nothing but itself. The file goes with
@@ -356,33 +363,26 @@ struct Staged {
 
 impl Staged {
     async fn write(database: &Database) -> Result<Self> {
-        let world = database.world.clone();
-        let (staged, position) = database
-            .with_db(move |db| {
-                let modes = db.modes().unwrap_or_default();
-                // Several targets may be at it at the same time.
-                let path = db.config().meta_path.join("snapshot.ltx");
-                let path = unique_temp_path(world.random.as_ref(), &path);
-                world.fs.create_dir_all(&db.config().meta_path, modes.dir)?;
-                for attempt in 1.. {
-                    let publisher = Publisher::create_as(world.fs.as_ref(), path.clone(), &path, modes.file)?;
-                    let out = BufWriter::with_capacity(1 << 20, FileWriter::new(publisher.file()));
-                    match db.snapshot(out) {
-                        // A commit came between sync and snapshot.
-                        Err(err) if err.kind() == ErrorKind::Changed && attempt < SNAPSHOT_ATTEMPTS => {}
-                        other => {
-                            let snapshot = other?;
-                            let path = publisher.seal()?;
-                            return Ok((Self { snapshot, path, modes, fs: world.fs.clone() }, db.position()));
-                        }
-                    }
-                }
-                unreachable!("the last attempt returns")
+        let (mut reader, position, modes, meta) = database
+            .with_db(|db| {
+                let reader = db.begin_snapshot()?;
+                Ok((reader, db.position(), db.modes().unwrap_or_default(), db.config().meta_path.clone()))
             })
             .await?;
         // It synced first, which may have brought new files.
         database.note_position(position);
-        Ok(staged)
+        let world = database.world.clone();
+        blocking(move || {
+            // Several targets may be at it at the same time.
+            let path = unique_temp_path(world.random.as_ref(), &meta.join("snapshot.ltx"));
+            world.fs.create_dir_all(&meta, modes.dir)?;
+            let publisher = Publisher::create_as(world.fs.as_ref(), path.clone(), &path, modes.file)?;
+            let snapshot = reader.write(BufWriter::with_capacity(1 << 20, FileWriter::new(publisher.file())))?;
+            drop(reader);
+            let path = publisher.seal()?;
+            Ok(Self { snapshot, path, modes, fs: world.fs.clone() })
+        })
+        .await
     }
 }
 

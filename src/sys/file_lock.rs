@@ -33,18 +33,28 @@ pub(super) fn take(path: &Path, owner_mode: OwnerMode, owner: &str) -> Result<Fi
     options.read(true).write(true).create(true).truncate(false).mode(owner_mode.mode);
     options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
     let mut file = options.open(path).map_err(|e| Error::io("open lock file", e).at(path.display()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::AGAIN) => return Err(in_use(&mut file).at(path.display())),
-        // Some network file systems have no locks: then nobody can be kept out.
-        Err(Errno::NOLCK | Errno::NOSYS | Errno::NOTSUP) => {
+    match claim(&file).map_err(|e| Error::io("lock", e).at(path.display()))? {
+        Some(true) => {}
+        Some(false) => return Err(in_use(&mut file).at(path.display())),
+        // Then nobody can be kept out.
+        None => {
             warn!(path = %path.display(), "this file system has no locks; make sure that nobody else replicates the database");
         }
-        Err(err) => return Err(Error::io("lock", err.into()).at(path.display())),
     }
     // Only for people: without it the lock holds all the same.
     let _ = file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).and_then(|_| file.write_all(owner.as_bytes()));
     Ok(FileLock(file))
+}
+
+/// See [`super::File::claim`].
+pub(super) fn claim(file: &fs::File) -> std::io::Result<Option<bool>> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(true)),
+        Err(Errno::AGAIN) => Ok(Some(false)),
+        // Some network file systems.
+        Err(Errno::NOLCK | Errno::NOSYS | Errno::NOTSUP) => Ok(None),
+        Err(err) => Err(err.into()),
+    }
 }
 
 fn in_use(file: &mut fs::File) -> Error {

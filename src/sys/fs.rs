@@ -119,6 +119,14 @@ pub trait File: fmt::Debug + Send + Sync {
     /// # Errors
     /// I/O errors.
     fn sync(&self) -> Result<()>;
+    /// Marks the file as being worked on for as long as it is open, however that ends. `None` where
+    /// the file system has no such marks; `Some(false)` if somebody else has marked it.
+    ///
+    /// # Errors
+    /// I/O errors.
+    fn claim(&self) -> Result<Option<bool>> {
+        Ok(None)
+    }
     /// Facts about the open file, whatever its path names now.
     ///
     /// # Errors

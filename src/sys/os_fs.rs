@@ -67,6 +67,10 @@ impl File for OsFile {
         self.file.sync_all().map_err(|e| Error::io("sync", e).at(self.path.display()))
     }
 
+    fn claim(&self) -> Result<Option<bool>> {
+        file_lock::claim(&self.file).map_err(|e| Error::io("lock", e).at(self.path.display()))
+    }
+
     fn stat(&self) -> Result<FileStat> {
         let meta = self.file.metadata().map_err(|e| Error::io("stat", e).at(self.path.display()))?;
         Ok(stat_of(&meta))

@@ -304,6 +304,13 @@ impl Metrics {
         }
     }
 
+    /// Bytes of an object went by, of a request that is counted on its own.
+    pub fn storage_bytes(&self, kind: &str, operation: &str, bytes: u64) {
+        if kind != "file" {
+            self.operation_bytes.with_label_values(&[kind, operation]).inc_by(bytes as f64);
+        }
+    }
+
     /// Begins answering a scrape.
     #[must_use]
     pub fn scrape(&self) -> Scrape<'_> {

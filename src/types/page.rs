@@ -85,7 +85,7 @@ impl Pgno {
     }
 
     /// Pages `from..=to` of a database, without the lock page.
-    pub fn range(from: u32, to: u32, page_size: PageSize) -> impl Iterator<Item = Self> {
+    pub fn range(from: u32, to: u32, page_size: PageSize) -> impl Iterator<Item = Self> + Clone {
         let lock = page_size.lock_page();
         (from.max(1)..=to).map(Self).filter(move |p| *p != lock)
     }

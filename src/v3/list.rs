@@ -239,7 +239,10 @@ mod tests {
         Backups { generations: vec![first, second] }
     }
 
-    fn planned(at: Option<i64>) -> Option<(u32, i64, Vec<(u32, u64)>)> {
+    /// Index of the snapshot, time of the state, positions of the segments.
+    type Planned = (u32, i64, Vec<(u32, u64)>);
+
+    fn planned(at: Option<i64>) -> Option<Planned> {
         let plan = backups().plan(at.map(Timestamp::from_millis))?;
         let segments = plan.segments.iter().map(|s| (s.index, s.offset)).collect();
         Some((plan.snapshot.index, plan.time().millis(), segments))

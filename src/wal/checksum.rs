@@ -29,6 +29,19 @@ impl WalChecksum {
         Self { s0, s1 }
     }
 
+    /// The chain as a number, for the field of an LTX header that Litestream leaves zero.
+    #[must_use]
+    pub fn as_node_id(self) -> u64 {
+        (u64::from(self.s0) << 32) | u64::from(self.s1)
+    }
+
+    /// The reverse of [`WalChecksum::as_node_id`]; `None` for zero.
+    #[must_use]
+    pub fn from_node_id(node_id: u64) -> Option<Self> {
+        let half = |n: u64| u32::try_from(n & u64::from(u32::MAX)).unwrap_or(0);
+        (node_id != 0).then(|| Self { s0: half(node_id >> 32), s1: half(node_id) })
+    }
+
     /// From the stored form: two big-endian words, whatever order the sums were made in.
     #[must_use]
     pub fn decode(bytes: [u8; 8]) -> Self {

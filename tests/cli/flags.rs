@@ -34,7 +34,7 @@ fn help_of_a_command_shows_its_forms_and_flags_in_order() {
     let flags: Vec<&str> =
         ran.stdout.lines().filter_map(|l| l.strip_prefix("\t-")).map(|l| l.split(' ').next().unwrap()).collect();
     let want = "config no-expand-env txid timestamp o if-db-not-exists if-replica-exists dry-run force json f \
-                follow-interval parallelism integrity-check";
+                follow-interval parallelism integrity-check salvage all output-dir";
     assert_eq!(flags, want.split(' ').collect::<Vec<_>>());
     assert!(ran.stdout.contains("\tlitestream restore [arguments] DB_PATH\n"));
     assert!(ran.stdout.contains("Defaults to /opt/x.yml"));

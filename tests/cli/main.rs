@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod application;
 mod config;
+mod daemon;
 mod flags;
 mod replicate;
 mod restore;

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod check;
 mod fixtures;
 mod place;
 mod replicating;
+mod secrets;
+mod warnings;

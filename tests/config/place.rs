@@ -106,3 +106,42 @@ impl Case {
         Ok(look(&config, around))
     }
 }
+
+/// An empty directory with a configuration of one's own.
+pub(crate) struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    /// With `c.yml`.
+    pub(crate) fn new(yaml: &str) -> Self {
+        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        std::fs::write(bench.path("c.yml"), yaml).unwrap();
+        bench
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().canonicalize().unwrap().join(name)
+    }
+
+    /// A database in WAL mode.
+    pub(crate) fn database(&self, name: &str) -> &Self {
+        std::fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        let conn = rusqlite::Connection::open(self.path(name)).unwrap();
+        conn.execute_batch("pragma journal_mode = wal; create table t(v)").unwrap();
+        self
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_litestream"));
+        command.args(args).current_dir(self.dir.path()).env_clear().env("TZ", "UTC").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command on `c.yml`: exit code, stdout, stderr.
+    pub(crate) fn run(&self, args: &[&str]) -> (i32, String, String) {
+        let ran = self.command(args).args(["-config", "c.yml"]).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (ran.status.code().unwrap_or(-1), text(&ran.stdout), text(&ran.stderr))
+    }
+}

@@ -7,4 +7,5 @@ mod checkpoint_protocol;
 mod long_reader;
 mod random_histories;
 mod restarts;
+mod snapshots;
 mod support;

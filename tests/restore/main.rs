@@ -4,6 +4,9 @@
 
 mod destination;
 mod fixtures;
+mod follow;
+mod hostile;
 mod replica;
+mod salvage;
 mod support;
 mod v3;

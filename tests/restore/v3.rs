@@ -55,6 +55,8 @@ async fn damaged(object: &str, damage: impl FnOnce(&mut Vec<u8>)) -> String {
     error(&scene).await
 }
 
+type Damage = Box<dyn FnOnce(&mut Vec<u8>)>;
+
 const FRAME: usize = 24 + 4096;
 
 #[tokio::test]
@@ -91,7 +93,7 @@ async fn logs_and_snapshots_of_something_else_are_refused() {
 async fn damaged_lz4_frames_are_errors() {
     let path = format!("{GENERATION}/wal/00000005_00001038.wal.lz4");
     let len = fs::read(Scene::of("v3-basic").object(&path)).unwrap().len();
-    let mut cases: Vec<(&str, Box<dyn FnOnce(&mut Vec<u8>)>)> = vec![
+    let mut cases: Vec<(&str, Damage)> = vec![
         ("data behind the end", Box::new(|bytes: &mut Vec<u8>| bytes.push(0))),
         ("", Box::new(|bytes: &mut Vec<u8>| bytes.clear())),
         ("", Box::new(|bytes: &mut Vec<u8>| bytes[0] ^= 1)),

@@ -146,6 +146,9 @@ pub(crate) struct Inode {
     durable: Vec<u8>,
     dirty: BTreeSet<usize>,
     len_changed: bool,
+    /// Shortest length since the last sync. File systems truncate in one step: afterwards the old
+    /// content either is all there, or what was cut off never comes back.
+    shortest: Option<usize>,
     pub(crate) modified_ms: i64,
     pub(crate) mode: u32,
     /// Counts changes, so that readers can keep what they decoded.
@@ -254,6 +257,8 @@ pub(crate) struct Inner {
     pub(crate) oracle: Oracle,
     pub(crate) short_reads: bool,
     pub(crate) powersafe: bool,
+    /// Print every operation.
+    pub(crate) tell: bool,
 }
 
 #[derive(Debug)]
@@ -331,6 +336,7 @@ impl Disk {
             oracle: Oracle::new("/data/db"),
             short_reads: false,
             powersafe: true,
+            tell: false,
         };
         let disk = Arc::new(Self { inner: Mutex::new(inner) });
         disk.lock().mkdir_all(Path::new("/data"));
@@ -364,6 +370,9 @@ impl Disk {
             return Err(EIO);
         }
         inner.counts.ops += 1;
+        if inner.tell {
+            eprintln!("    {:?}{} {op:?} {class:?}", who.proc, who.life);
+        }
         inner.trace = mix(inner.trace ^ ((who.proc as u64) << 16 | (op as u64) << 8 | class as u64));
         if op == Op::Pause {
             return Ok(Fate::Go);
@@ -671,6 +680,9 @@ impl Inner {
         let (low, high) = (old.min(len), old.max(len));
         file.dirty.extend(low / SECTOR..high.div_ceil(SECTOR));
         file.len_changed |= old != len;
+        if len < old {
+            file.shortest = Some(file.shortest.map_or(len, |shortest| shortest.min(len)));
+        }
         file.modified_ms = now;
         file.version += 1;
         Ok(())
@@ -684,6 +696,13 @@ impl Inner {
             if let Some(at) = made {
                 let op = dir.since.remove(at);
                 Dir::apply(&mut dir.durable, &op);
+                // What the name was before is of no account any more.
+                let DirOp::Link(name, _) = op else { continue };
+                let mut n = 0;
+                dir.since.retain(|op| {
+                    n += 1;
+                    n > at || !matches!(op, DirOp::Link(old, _) | DirOp::Unlink(old) if *old == name)
+                });
             }
         }
         let file = &mut self.files[ino];
@@ -699,6 +718,7 @@ impl Inner {
         }
         file.dirty.clear();
         file.len_changed = false;
+        file.shortest = None;
     }
 
     /// A sync that failed and will never be made good: the pages count as clean from now on.
@@ -756,6 +776,16 @@ impl Inner {
             return;
         }
         let style = rng.below(4);
+        if let Some(shortest) = file.shortest.take() {
+            if style == 0 || rng.below(2) == 0 {
+                file.data.clone_from(&file.durable);
+                file.dirty.clear();
+                file.len_changed = false;
+                file.version += 1;
+                return;
+            }
+            file.durable.truncate(shortest);
+        }
         let (old, new) = (file.durable.len(), file.data.len());
         let len = match style {
             0 => old,

@@ -22,6 +22,7 @@ use crate::fs::world;
 use crate::replay::{self, Cache, Layers};
 use crate::rng::{Rng, mix};
 use crate::swarm::{Action, Swarm};
+use crate::tell::Teller;
 use crate::vfs;
 
 const META: &str = "/data/.db-litestream";
@@ -68,10 +69,13 @@ struct Sim {
     stopped: Cell<bool>,
     verbose: bool,
     interruptions: Cell<u32>,
+    /// Only SQLite and the disk, to see whether these two agree.
+    without_engine: bool,
 }
 
 /// Runs one seed's actions.
 pub(crate) fn run(seed: u64, swarm: &Swarm, actions: &[Action], verbose: bool) -> Outcome {
+    let _telling = verbose.then(|| tracing::subscriber::set_default(Teller));
     let disk = Disk::new(seed);
     set_current(Some(Arc::clone(&disk)));
     vfs::reset_randomness();
@@ -79,6 +83,7 @@ pub(crate) fn run(seed: u64, swarm: &Swarm, actions: &[Action], verbose: bool) -
         let mut inner = disk.lock();
         inner.short_reads = swarm.short_reads;
         inner.powersafe = swarm.powersafe;
+        inner.tell = verbose && std::env::var_os("OPERATIONS").is_some();
         if verbose {
             inner.oracle.images = Some(Vec::new());
         }
@@ -100,6 +105,7 @@ pub(crate) fn run(seed: u64, swarm: &Swarm, actions: &[Action], verbose: bool) -
         stopped: Cell::new(false),
         verbose,
         interruptions: Cell::new(0),
+        without_engine: std::env::var_os("WITHOUT_ENGINE").is_some(),
         disk: Arc::clone(&disk),
     });
     if swarm.interleave > 0 {
@@ -134,6 +140,12 @@ pub(crate) fn run(seed: u64, swarm: &Swarm, actions: &[Action], verbose: bool) -
     }
     let mut outcome = sim.outcome.borrow().clone();
     let inner = disk.lock();
+    if let (Some(images), Some(dir)) = (&inner.oracle.images, std::env::var_os("IMAGES")) {
+        for (n, image) in images.iter().enumerate() {
+            let path = Path::new(&dir).join(format!("{n}.db"));
+            std::fs::write(path, image.pages.concat()).expect("write an image");
+        }
+    }
     outcome.trace = inner.trace;
     outcome.counts = inner.counts;
     outcome.states = inner.oracle.now() as u64;
@@ -322,6 +334,9 @@ impl Sim {
 
     /// Runs a step of the engine. `None` if its process died, or somebody is in the middle of one.
     fn engine<T>(&self, step: impl FnOnce(&mut Db) -> DbResult<T>) -> Option<DbResult<T>> {
+        if self.without_engine {
+            return None;
+        }
         let mut engine = self.engine.try_borrow_mut().ok()?;
         if self.disk.lock().off {
             return None;
@@ -545,6 +560,12 @@ impl Sim {
         }
         self.app.borrow_mut().end(false);
         self.foreign.borrow_mut().end(false);
+        if self.without_engine {
+            if let Err(text) = self.app.borrow_mut().check() {
+                self.violate("I6 harmless", format!("integrity check of the source: {text}"));
+            }
+            return self.check_world();
+        }
         let mut last = String::new();
         let caught_up = (0..4).any(|_| {
             self.disk.lock().advance_us(61_000_000);

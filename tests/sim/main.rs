@@ -10,12 +10,15 @@ mod local;
 mod oracle;
 mod replay;
 mod rng;
+mod shrink;
 mod swarm;
+mod tell;
 mod vfs;
 
 use std::sync::Mutex;
 
 use local::{Outcome, run};
+use shrink::shrink;
 use swarm::{Swarm, actions};
 
 /// SQLite's random numbers are global to the program: one simulation at a time.
@@ -25,13 +28,22 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
-fn run_seed(seed: u64, verbose: bool) -> Outcome {
+fn run_seed(seed: u64) -> Outcome {
     let swarm = Swarm::draw(seed);
-    let actions = actions(seed, &swarm);
-    if verbose {
-        eprintln!("{swarm:?}");
-    }
-    run(seed, &swarm, &actions, verbose)
+    run(seed, &swarm, &actions(seed, &swarm), false)
+}
+
+/// Runs a seed, and if it fails, the smallest list of actions that fails alike, telling everything.
+fn replay_seed(seed: u64) -> Outcome {
+    let swarm = Swarm::draw(seed);
+    let list = actions(seed, &swarm);
+    let outcome = run(seed, &swarm, &list, false);
+    let Some(violation) = &outcome.violation else {
+        return run(seed, &swarm, &list, true);
+    };
+    let shrunk = shrink(seed, swarm, list, violation.invariant);
+    eprintln!("{:?}\n{} actions: {:?}", shrunk.swarm, shrunk.actions.len(), shrunk.actions);
+    run(seed, &shrunk.swarm, &shrunk.actions, true)
 }
 
 #[test]
@@ -39,7 +51,7 @@ fn no_commit_is_lost_by_the_engine() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     vfs::register();
     if let Some(seed) = number("SEED") {
-        let outcome = run_seed(seed, true);
+        let outcome = replay_seed(seed);
         assert_eq!(outcome.violation, None, "seed {seed}");
         return;
     }
@@ -48,7 +60,7 @@ fn no_commit_is_lost_by_the_engine() {
     let mut total = Outcome::default();
     let mut failures = Vec::new();
     for seed in first..first + count {
-        let outcome = run_seed(seed, false);
+        let outcome = run_seed(seed);
         if let Some(violation) = &outcome.violation {
             eprintln!("seed {seed}: {}: {}", violation.invariant, violation.text);
             failures.push(seed);
@@ -57,7 +69,7 @@ fn no_commit_is_lost_by_the_engine() {
             }
         }
         if seed % 100 == 0 {
-            let again = run_seed(seed, false);
+            let again = run_seed(seed);
             assert_eq!(outcome.trace, again.trace, "seed {seed} does not repeat itself");
         }
         total.add(&outcome);

@@ -35,6 +35,8 @@ pub(crate) struct Oracle {
     /// After a power cut the state is one that was committed before, not older than this.
     durable: usize,
     cut: bool,
+    /// Commits may have happened that do not show in a log.
+    blind: bool,
     recovered_at: usize,
     /// Something that cannot be.
     pub(crate) broken: Option<String>,
@@ -135,6 +137,7 @@ impl Oracle {
     /// The file was changed by other means than its log.
     pub(crate) fn reread(&mut self) {
         self.stale = true;
+        self.blind = true;
         self.last_header = None;
     }
 
@@ -196,12 +199,11 @@ impl Oracle {
         for (n, page) in db.chunks_exact(page_size).enumerate() {
             image.put(n + 1, page);
         }
-        if now.last_frame == 0 {
-            let pages = if db.len() >= 32 { be_word(db, 28) as usize } else { 0 };
-            image.resize(pages);
-        }
-        self.image = image;
-        let mut before = self.image.digest();
+        let pages = if db.len() >= 32 { be_word(db, 28) as usize } else { 0 };
+        let mut base = image.clone();
+        base.resize(pages);
+        let mut before = base.digest();
+        self.image = if now.last_frame == 0 { base } else { image };
         if now.last_frame > 0 {
             self.lay_frames(wal, 0, now, |image, last| {
                 if !last {
@@ -210,8 +212,12 @@ impl Oracle {
             });
         }
         self.stale = false;
+        let blind = std::mem::take(&mut self.blind);
         if std::mem::take(&mut self.cut) {
-            self.check_recovered(before);
+            if !blind {
+                self.check_recovered(before);
+            }
+            self.durable = 0;
             self.append(self.image.digest());
             self.recovered_at = self.now();
         } else {
@@ -235,7 +241,6 @@ impl Oracle {
             }
             _ => {}
         }
-        self.durable = 0;
     }
 
     fn add_frames(&mut self, wal: &[u8], from: u32, now: Seen) {

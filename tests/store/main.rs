@@ -5,5 +5,6 @@
 
 mod defects;
 mod lost_state;
+mod registry;
 mod support;
 mod two_writers;

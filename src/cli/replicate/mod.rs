@@ -3,13 +3,16 @@
 //! [`Request`] is what the command line asks for, checked before anything is logged; `startup` turns
 //! it into databases; `supervise` runs the engine until it is done or a signal ends it.
 
+mod mcp;
+mod reload;
+mod services;
 mod startup;
 mod supervise;
 
 use super::flags::{CONFIG, CommandSpec, Flag, Kind, Matches, NO_EXPAND_ENV};
 use super::source::refuse_config;
 use super::{App, Failure, block_on};
-use crate::config::{self, Config};
+use crate::config::{self, Config, ExpandEnv};
 
 pub(super) static SPEC: CommandSpec = CommandSpec {
     name: "replicate",
@@ -55,6 +58,15 @@ struct Once {
 #[derive(Debug)]
 struct Request {
     config: Config,
+    /// Where it was read from, as typed; empty for the default.
+    config_path: String,
+    /// Whether it was read from a file at all.
+    from_file: bool,
+    expand: ExpandEnv,
+    /// `-restore-if-db-not-exists`
+    restore_missing: bool,
+    /// Command line of the application to run beside.
+    exec: Option<String>,
     /// `None`: until a signal.
     once: Option<Once>,
 }
@@ -86,7 +98,7 @@ impl Request {
                 config
             }
         };
-        let exec = matches.text_opt("exec").filter(|c| !c.is_empty()).or(config.exec.as_deref());
+        let exec = matches.text_opt("exec").filter(|c| !c.is_empty()).map(str::to_owned).or(config.exec.take());
         let (once, force_snapshot) = (matches.on("once"), matches.on("force-snapshot"));
         let enforce_retention = matches.on("enforce-retention");
         if once && exec.is_some() {
@@ -98,14 +110,19 @@ impl Request {
         if enforce_retention && !once {
             return Err(Failure::new("cannot specify -enforce-retention flag without -once"));
         }
-        if exec.is_some() {
-            return Err(Failure::new("-exec is not available in this build yet"));
-        }
         if matches.on("restore-if-db-not-exists") {
             for db in &mut config.dbs {
                 db.restore_if_missing();
             }
         }
-        Ok(Self { config, once: once.then_some(Once { force_snapshot, enforce_retention }) })
+        Ok(Self {
+            config,
+            exec,
+            config_path: matches.text("config").to_owned(),
+            restore_missing: matches.on("restore-if-db-not-exists"),
+            from_file: matches.positionals.is_empty(),
+            expand: if matches.on("no-expand-env") { ExpandEnv::No } else { ExpandEnv::Yes },
+            once: once.then_some(Once { force_snapshot, enforce_retention }),
+        })
     }
 }

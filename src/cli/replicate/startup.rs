@@ -5,18 +5,21 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::super::process::Signals;
+use super::super::process::{Child, Reaper, Signals};
 use super::super::restore::sqlite_check;
+use super::super::service::Service;
 use super::super::version::VERSION;
-use super::super::{App, Failure};
+use super::super::{App, Failure, shellwords};
 use super::Request;
-use super::supervise::supervise;
-use crate::config::{self, Config, DbEntry, DbSettings, ReplicaKind, Surroundings};
-use crate::error::{ErrorKind, Result};
+use super::services::{Daemon, WatchedDir, open_mcp};
+use super::supervise::{Until, supervise};
+use crate::config::{self, Config, DbEntry, DbSettings, Finding, ReplicaKind, Surroundings};
+use crate::error::{Error, ErrorKind, Result};
 use crate::replica;
 use crate::restore::{self, Target};
 use crate::sqlite::SystemSqlite;
 use crate::store::{DatabaseConfig, ShutdownPolicy, Store, StoreConfig, UpkeepConfig};
+use crate::sys::TaskGroup;
 use crate::telemetry::duration;
 
 pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(), Failure> {
@@ -24,15 +27,17 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
     let mut signals = Signals::catch()?;
     let config = &request.config;
     info!(version = VERSION, level = %config.logging.level, "litestream");
-    warn_of_missing_parts(config);
+    warn_of_settings(config);
+    let mcp = open_mcp(app, request).await;
     if config.dbs.is_empty() {
         error!("no databases specified in configuration");
     }
     for entry in &config.dbs {
         restore_if_missing(app, entry).await?;
     }
-    let databases = build(config, app.surroundings())?;
+    let (databases, directories) = build(config, app.surroundings())?;
     let store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
+    let mut daemon = Daemon::new(app, store.clone(), mcp);
     if request.once.is_none() {
         store.start();
     }
@@ -42,24 +47,57 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
             "retention disabled; cloud provider lifecycle policies must handle retention"
         );
     }
+    daemon.open_socket(config);
+    if request.once.is_none() {
+        daemon.watch(app, request, directories);
+        daemon.beat(config);
+    }
     log_databases(&databases);
-    supervise(store, request.once, &mut signals).await?;
-    Ok(())
+    daemon.open_endpoint(config).await?;
+
+    let service = Service::new(&app.env);
+    let (mut tasks, mut reaper) = (TaskGroup::default(), Reaper::new());
+    let (until, failed) = match start_child(app, request, &mut reaper) {
+        Ok(Some(child)) => (Until::Ended(child), None),
+        Ok(None) => (request.once.map_or(Until::Signal, Until::Once), None),
+        Err(err) => (Until::Nothing, Some(err)),
+    };
+    reaper.run()?;
+    if failed.is_none() {
+        service.ready(databases.len());
+    }
+    service.keep_alive(&mut tasks);
+    let outcome = supervise(daemon, until, &mut signals, || service.stopping()).await;
+    tasks.stop().await;
+    reaper.stop().await;
+    match failed {
+        Some(err) => Err(err.into()),
+        None => Ok(outcome?),
+    }
+}
+
+/// Step 12: the application, if one is asked for.
+fn start_child(app: &App, request: &Request, reaper: &mut Reaper) -> Result<Option<Child>> {
+    let Some(line) = &request.exec else { return Ok(None) };
+    let words = shellwords::split(line).map_err(|err| Error::invalid("cannot parse exec command").caused_by(err))?;
+    Child::start(&words, &app.env, reaper).map(Some)
 }
 
 /// Step 5: the databases, those found in directories included.
-fn build(config: &Config, around: Surroundings<'_>) -> Result<Vec<DbSettings>> {
-    let mut all = Vec::new();
+fn build(config: &Config, around: Surroundings<'_>) -> Result<(Vec<DbSettings>, Vec<WatchedDir>)> {
+    let (mut all, mut directories) = (Vec::new(), Vec::new());
     for entry in &config.dbs {
         let built = entry.build_all(around)?;
         if let Some(directory) = built.directory {
             let (count, watch) = (built.databases.len(), directory.watch);
             info!(dir = %directory.written, count, watch, "found databases in directory");
+            let found = built.databases.iter().map(|db| db.path.clone()).collect();
+            directories.extend(directory.watch.then_some(WatchedDir { directory, found }));
         }
         all.extend(built.databases);
     }
     config::check_meta_paths(&all)?;
-    Ok(all)
+    Ok((all, directories))
 }
 
 async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Result<Store> {
@@ -72,16 +110,11 @@ async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Res
     Store::open(app.world.clone(), Arc::new(SystemSqlite), store).await
 }
 
-/// A setting that would do nothing must not look as if it did.
-fn warn_of_missing_parts(config: &Config) {
-    let parts = [
-        ("addr", config.addr.is_some()),
-        ("mcp-addr", config.mcp_addr.is_some()),
-        ("socket.enabled", config.socket.enabled),
-        ("heartbeat-url", config.heartbeat.is_some()),
-    ];
-    for (setting, _) in parts.into_iter().filter(|(_, used)| *used) {
-        warn!(setting, "setting is not available in this build yet and has no effect");
+/// What the file says in vain.
+fn warn_of_settings(config: &Config) {
+    for Finding { line, setting, message, hint, .. } in &config.warnings {
+        let setting = Some(setting.as_str()).filter(|s| !s.is_empty());
+        warn!(line, setting, problem = %message, hint = hint.as_deref(), "configuration warning");
     }
 }
 

@@ -1,4 +1,5 @@
-//! Running the engine: once, or until a signal; then closing it, which a second signal cuts short.
+//! Running the engine: once, until a signal, or as long as an application runs; then closing it, which a
+//! second signal cuts short.
 
 use std::pin::pin;
 
@@ -6,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::Once;
-use crate::error::Result;
-use crate::store::Store;
+use crate::cli::process::{Caught, Ended};
+use crate::error::{Error, Result};
 
 /// What this needs of the store.
 pub(super) trait Engine: Sized {
@@ -17,39 +18,69 @@ pub(super) trait Engine: Sized {
     async fn close(self, skip: CancellationToken);
 }
 
-impl Engine for Store {
-    async fn once(&self, once: Once) -> Result<()> {
-        self.run_once(once.force_snapshot, once.enforce_retention).await
-    }
-
-    async fn close(self, skip: CancellationToken) {
-        Self::close(&self, skip).await;
-    }
-}
-
 /// Where signals come from.
 pub(super) trait SignalSource {
-    /// The name of the next one. Dropping the future loses nothing.
-    async fn next(&mut self) -> &'static str;
+    /// The next one. Dropping the future loses nothing.
+    async fn next(&mut self) -> Caught;
 }
 
 impl SignalSource for crate::cli::process::Signals {
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> Caught {
         Self::next(self).await
     }
 }
 
-/// Runs to the end. The first signal starts the shutdown, the second gives up the final sync, further
-/// ones change nothing. What comes back is the failure of the one-shot run; a failed final sync is
-/// logged by the engine and no failure of ours, as in the reference.
-pub(super) async fn supervise(engine: impl Engine, once: Option<Once>, signals: &mut impl SignalSource) -> Result<()> {
-    let outcome = match once {
-        Some(once) => run_once(&engine, once, signals).await,
-        None => {
+/// The application beside the daemon.
+pub(super) trait Application {
+    /// Waits for its end. Dropping the future loses nothing.
+    async fn ended(&mut self) -> Ended;
+    /// Passes a signal on.
+    fn signal(&self, caught: Caught);
+}
+
+impl Application for crate::cli::process::Child {
+    async fn ended(&mut self) -> Ended {
+        Self::ended(self).await
+    }
+
+    fn signal(&self, caught: Caught) {
+        Self::signal(self, caught);
+    }
+}
+
+/// How long to run.
+#[derive(Debug)]
+pub(super) enum Until<A> {
+    /// Everything is synced once.
+    Once(Once),
+    /// A signal.
+    Signal,
+    /// The application ends; signals go to it.
+    Ended(A),
+    /// Not at all: something failed after the engine was opened.
+    Nothing,
+}
+
+/// Runs to the end, tells `stopping`, and closes the engine with a final sync, however the run ended. The
+/// first signal starts the shutdown, the next one after the run gives up the final sync, further ones
+/// change nothing. What comes back is the failure of the one-shot run or of the application; a failed
+/// final sync is logged by the engine and no failure of ours, as in the reference.
+pub(super) async fn supervise(
+    engine: impl Engine,
+    until: Until<impl Application>,
+    signals: &mut impl SignalSource,
+    stopping: impl FnOnce(),
+) -> Result<()> {
+    let outcome = match until {
+        Until::Once(once) => run_once(&engine, once, signals).await,
+        Until::Signal => {
             signal_received(signals.next().await);
             Ok(())
         }
+        Until::Ended(application) => run_beside(application, signals).await,
+        Until::Nothing => Ok(()),
     };
+    stopping();
     let skip = CancellationToken::new();
     let mut closing = pin!(engine.close(skip.clone()));
     loop {
@@ -68,8 +99,8 @@ async fn run_once(engine: &impl Engine, once: Once, signals: &mut impl SignalSou
     let result = tokio::select! {
         biased;
         result = engine.once(once) => result,
-        name = signals.next() => {
-            signal_received(name);
+        caught = signals.next() => {
+            signal_received(caught);
             return Ok(());
         }
     };
@@ -80,21 +111,55 @@ async fn run_once(engine: &impl Engine, once: Once, signals: &mut impl SignalSou
     result
 }
 
-fn signal_received(name: &str) {
-    info!(signal = name, "signal received, litestream shutting down");
+/// Every signal goes to the application, and its end is waited for without limit: only then is there
+/// nothing more to replicate. Ending by a signal that was asked for is no failure.
+async fn run_beside(mut application: impl Application, signals: &mut impl SignalSource) -> Result<()> {
+    let first = tokio::select! {
+        biased;
+        ended = application.ended() => {
+            info!("subprocess exited, litestream shutting down");
+            return if ended.well() { Ok(()) } else { Err(Error::invalid(ended.to_string())) };
+        }
+        caught = signals.next() => caught,
+    };
+    signal_received(first);
+    info!("sending signal to exec process");
+    application.signal(first);
+    info!("waiting for exec process to close");
+    loop {
+        tokio::select! {
+            biased;
+            ended = application.ended() => {
+                return if ended.well() || ended.by_signal() {
+                    Ok(())
+                } else {
+                    Err(Error::invalid(format!("cannot wait for exec process: {ended}")))
+                };
+            }
+            again = signals.next() => {
+                info!(signal = again.name(), "sending signal to exec process");
+                application.signal(again);
+            }
+        }
+    }
+}
+
+fn signal_received(caught: Caught) {
+    info!(signal = caught.name(), "signal received, litestream shutting down");
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::rc::Rc;
 
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
     use super::*;
-    use crate::error::Error;
 
     const ONCE: Once = Once { force_snapshot: false, enforce_retention: false };
+
+    const SIGNAL: Until<Child> = Until::Signal;
 
     type Diary = Rc<RefCell<Vec<&'static str>>>;
 
@@ -124,16 +189,75 @@ mod tests {
         }
     }
 
-    impl SignalSource for UnboundedReceiver<&'static str> {
-        async fn next(&mut self) -> &'static str {
+    impl SignalSource for UnboundedReceiver<Caught> {
+        async fn next(&mut self) -> Caught {
             match self.recv().await {
-                Some(name) => name,
+                Some(caught) => caught,
                 None => std::future::pending().await,
             }
         }
     }
 
-    fn signals() -> (UnboundedSender<&'static str>, UnboundedReceiver<&'static str>) {
+    /// Ends as told: at once, or after so many signals.
+    struct Child {
+        diary: Diary,
+        after: Cell<usize>,
+        end: &'static str,
+    }
+
+    impl Application for Child {
+        async fn ended(&mut self) -> Ended {
+            while self.after.get() > 0 {
+                tokio::task::yield_now().await;
+            }
+            self.diary.borrow_mut().push("ended");
+            Ended::of(self.end)
+        }
+
+        fn signal(&self, _: Caught) {
+            self.diary.borrow_mut().push("signalled");
+            self.after.set(self.after.get().saturating_sub(1));
+        }
+    }
+
+    async fn beside(after: usize, end: &'static str, caught: usize) -> (Result<()>, Vec<&'static str>) {
+        let (send, mut signals) = signals();
+        let (diary, engine) = fake();
+        for _ in 0..caught {
+            send.send(Caught::Terminate).unwrap();
+        }
+        let child = Child { diary: Rc::clone(&diary), after: Cell::new(after), end };
+        let stopping = Rc::clone(&diary);
+        let stopping = || stopping.borrow_mut().push("stopping");
+        let outcome = supervise(engine, Until::Ended(child), &mut signals, stopping).await;
+        let diary = diary.borrow().clone();
+        (outcome, diary)
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_application_is_the_end_and_its_failure_is_ours() {
+        let (outcome, diary) = beside(0, "exit status 0", 0).await;
+        assert!(outcome.is_ok());
+        assert_eq!(diary, ["ended", "stopping", "closed"]);
+        let (outcome, diary) = beside(0, "exit status 3", 0).await;
+        assert_eq!(outcome.unwrap_err().to_string(), "exit status 3");
+        assert_eq!(diary, ["ended", "stopping", "closed"]);
+    }
+
+    #[tokio::test]
+    async fn signals_go_to_the_application_and_the_final_sync_follows_whatever_it_answers() {
+        for (end, want) in [
+            ("exit status 0", None),
+            ("signal: terminated", None),
+            ("exit status 5", Some("cannot wait for exec process: exit status 5")),
+        ] {
+            let (outcome, diary) = beside(2, end, 2).await;
+            assert_eq!(outcome.err().map(|e| e.to_string()).as_deref(), want);
+            assert_eq!(diary, ["signalled", "signalled", "ended", "stopping", "closed"]);
+        }
+    }
+
+    fn signals() -> (UnboundedSender<Caught>, UnboundedReceiver<Caught>) {
         unbounded_channel()
     }
 
@@ -146,8 +270,8 @@ mod tests {
     async fn the_daemon_runs_until_the_first_signal_and_closes() {
         let (send, mut signals) = signals();
         let (diary, engine) = fake();
-        send.send("terminated").unwrap();
-        supervise(engine, None, &mut signals).await.unwrap();
+        send.send(Caught::Terminate).unwrap();
+        supervise(engine, SIGNAL, &mut signals, || ()).await.unwrap();
         assert_eq!(*diary.borrow(), ["closed"]);
     }
 
@@ -155,10 +279,10 @@ mod tests {
     async fn a_second_signal_gives_up_the_final_sync_and_a_third_changes_nothing() {
         let (send, mut signals) = signals();
         let (diary, engine) = fake();
-        for name in ["interrupt", "interrupt", "interrupt"] {
-            send.send(name).unwrap();
+        for _ in 0..3 {
+            send.send(Caught::Interrupt).unwrap();
         }
-        supervise(Fake { close_waits: true, ..engine }, None, &mut signals).await.unwrap();
+        supervise(Fake { close_waits: true, ..engine }, SIGNAL, &mut signals, || ()).await.unwrap();
         assert_eq!(*diary.borrow(), ["final sync skipped", "closed"]);
     }
 
@@ -166,7 +290,9 @@ mod tests {
     async fn a_failed_one_shot_run_still_closes_and_is_reported() {
         let (_send, mut signals) = signals();
         let (diary, engine) = fake();
-        let err = supervise(Fake { fails: true, ..engine }, Some(ONCE), &mut signals).await.unwrap_err();
+        let err = supervise(Fake { fails: true, ..engine }, Until::<Child>::Once(ONCE), &mut signals, || ())
+            .await
+            .unwrap_err();
         assert_eq!(err.to_string(), "sync database /x: boom");
         assert_eq!(*diary.borrow(), ["once", "closed"]);
     }
@@ -175,8 +301,8 @@ mod tests {
     async fn a_signal_ends_a_one_shot_run_with_the_final_sync() {
         let (send, mut signals) = signals();
         let (diary, engine) = fake();
-        send.send("interrupt").unwrap();
-        supervise(Fake { once_waits: true, ..engine }, Some(ONCE), &mut signals).await.unwrap();
+        send.send(Caught::Interrupt).unwrap();
+        supervise(Fake { once_waits: true, ..engine }, Until::<Child>::Once(ONCE), &mut signals, || ()).await.unwrap();
         assert_eq!(*diary.borrow(), ["closed"]);
     }
 }

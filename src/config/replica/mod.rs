@@ -15,6 +15,7 @@ use super::url::{self, Url};
 use crate::error::{Error, Result};
 
 pub use objects::{AbsAuth, AbsSettings, GsSettings, OssSettings};
+pub(super) use s3::PARAMETERS as S3_PARAMETERS;
 pub use s3::{AwsKeys, CustomerKey, Encryption, PathStyle, S3Settings, SseSettings};
 pub use servers::{ClientCertificate, NatsAuth, NatsSettings, SftpSettings, WebdavSettings};
 

@@ -303,6 +303,25 @@ impl Parameters {
     }
 }
 
+/// Names of parameters we know, for warnings about others.
+pub(in crate::config) const PARAMETERS: [&str; 15] = [
+    "endpoint",
+    "region",
+    "forcePathStyle",
+    "skipVerify",
+    "signPayload",
+    "sign-payload",
+    "signAcceptEncoding",
+    "sign-accept-encoding",
+    "requireContentMD5",
+    "require-content-md5",
+    "storageClass",
+    "storage-class",
+    "partSize",
+    "part-size",
+    "concurrency",
+];
+
 /// In a query a bare host means http where it is local, https elsewhere.
 fn with_scheme(endpoint: String) -> String {
     if endpoint.starts_with("http://") || endpoint.starts_with("https://") {

@@ -203,6 +203,10 @@ impl PutJob {
         }
         let temp = unique_temp_path(self.world.random.as_ref(), &self.path);
         let publisher = Publisher::create_as(self.world.fs.as_ref(), temp, &self.path, modes.file)?;
+        // A sweeper may have come between the two; then the file is gone.
+        if publisher.file().claim()? == Some(false) {
+            return Err(Error::new(ErrorKind::Changed, "temporary file was swept").at(publisher.temp_path().display()));
+        }
         let mut size = 0;
         loop {
             match steps.blocking_recv() {
@@ -243,22 +247,29 @@ impl PutJob {
 
     /// Best effort.
     fn sweep(&self, dir: &Path) {
-        let before = self.world.clock.now().minus(STALE_AFTER);
         for entry in self.world.fs.list(dir).unwrap_or_default() {
-            if entry.kind != FileKind::File || !is_our_temp_name(&entry.name) {
-                continue;
-            }
-            let path = dir.join(&entry.name);
-            // Not its modification time: that is set before the rename, to whatever the object's is.
-            if self.world.fs.stat(&path).is_ok_and(|stat| stat.changed < before) {
-                let _ = self.world.fs.remove_file(&path);
+            if entry.kind == FileKind::File && is_temp_name(&entry.name) {
+                let path = dir.join(&entry.name);
+                if self.is_abandoned(&path, target_of_temp(&entry.name).is_some()).unwrap_or(false) {
+                    let _ = self.world.fs.remove_file(&path);
+                }
             }
         }
+    }
+
+    /// Whether whoever wrote a temporary file is gone. Our writers hold a mark on theirs, which goes with
+    /// them; of others, and where there are no marks, only age tells.
+    fn is_abandoned(&self, path: &Path, ours: bool) -> Result<bool> {
+        if ours && let Some(free) = self.world.fs.open(path, OpenMode::ReadWrite)?.claim()? {
+            return Ok(free);
+        }
+        // Not its modification time: that is set before the rename, to whatever the object's is.
+        Ok(self.world.fs.stat(path)?.changed < self.world.clock.now().minus(STALE_AFTER))
     }
 }
 
 /// `x.ltx.<16 hex digits>.tmp`, or `x.ltx.tmp` as Litestream writes it. Other files are not ours.
-fn is_our_temp_name(name: &str) -> bool {
+fn is_temp_name(name: &str) -> bool {
     target_of_temp(name).or_else(|| name.strip_suffix(TEMP_SUFFIX)).is_some_and(|object| object.ends_with(".ltx"))
 }
 

@@ -223,7 +223,8 @@ impl Decoding {
             let pages = header.commit;
             let (there, page_size) = self.base.map_or((0, header.page_size), |base| (base.pages, base.page_size));
             if header.page_size != page_size {
-                return Err(Error::corrupt(format!("page size is {}, was {page_size}", header.page_size)));
+                let text = format!("page size is {}, was {page_size}", header.page_size);
+                return Err(Error::new(ErrorKind::Changed, text));
             }
             // Every page must be in some file: what cannot be there needs no memory to find out.
             if pages == 0 || u64::from(pages) > u64::from(there) + self.listed / MIN_PAGE_COST + 1 {

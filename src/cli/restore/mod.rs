@@ -1,21 +1,31 @@
 //! `litestream restore`. Checks come in the order of `spec: cli` §8, because the order decides which
 //! problem is reported.
 
+mod all;
+mod progress;
+
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::flags::{CONFIG, CommandSpec, Flag, Kind, Matches, NO_EXPAND_ENV};
+use super::process::Signals;
 use super::source::{Source, refuse_config};
 use super::{App, Failure, block_on, output};
 use crate::config::is_replica_url;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::ltx;
-use crate::replica::Stamps;
-use crate::restore::{self, Check, Overwrite, Request, Target};
-use crate::sqlite;
+use crate::replica::{Replica, Stamps};
+use crate::restore::{self, Check, Failed, Milestone, Overwrite, Point, Request, Target};
+use crate::sqlite::{self, SystemSqlite};
+use crate::sys::fs::with_suffix;
+use crate::sys::{OwnerMode, Publisher};
 use crate::telemetry::LogStream;
 use crate::types::{IntegrityCheck, Timestamp, Txid, parse_timestamp};
 
@@ -25,7 +35,7 @@ pub(super) static SPEC: CommandSpec = CommandSpec {
     about: "The restore command restores a database from its replica.\n\n\
             A database named by its path is looked up in the configuration file and restored to that path\n\
             unless -o names another. A replica URL needs no configuration, but -o.",
-    synopsis: &["[arguments] DB_PATH", "[arguments] REPLICA_URL"],
+    synopsis: &["[arguments] DB_PATH", "[arguments] REPLICA_URL", "-all -output-dir DIR [arguments]"],
     flags: &[
         CONFIG,
         NO_EXPAND_ENV,
@@ -51,6 +61,15 @@ pub(super) static SPEC: CommandSpec = CommandSpec {
             "MODE",
             &["Has SQLite check the restored database: none, quick or full.", "Defaults to none"],
         ),
+        Flag::switch(
+            "salvage",
+            &[
+                "From a damaged replica, restores the newest state that is whole. Writes what is lost to",
+                "<output>.loss.json, and exits with 3 if anything is.",
+            ],
+        ),
+        Flag::switch("all", &["Restores every database of the configuration below -output-dir."]),
+        Flag::value("output-dir", Kind::Text, "DIR", &["Where -all restores to, each database under its whole path."]),
     ],
     examples: &[
         ("Restore a database of the configuration to its own path.", "litestream restore /path/to/db"),
@@ -74,6 +93,13 @@ pub(super) fn run(app: &mut App, matches: &Matches) -> Result<(), Failure> {
         [named] => named,
         _ => return Err(Failure::new("too many arguments")),
     };
+    if matches.on("all") {
+        if !named.is_empty() {
+            return Err(Failure::new("too many arguments: -all takes databases from the configuration"));
+        }
+        app.log_to(LogStream::Stderr);
+        return all::run(app, matches);
+    }
     if named.is_empty() {
         return Err(Failure::with_try(
             "database path or replica URL required",
@@ -131,55 +157,232 @@ async fn restore_from(
     }
     let target = target(wanted, "cannot specify index & timestamp to restore")?;
     if matches.on("f") {
-        return Err(Failure::new(match target {
-            Target::Txid(_) => "cannot use follow mode with -txid",
-            Target::Before(_) => "cannot use follow mode with -timestamp",
-            Target::Latest => "follow mode is not available in this build yet",
-        }));
+        match target {
+            Target::Txid(_) => return Err(Failure::new("cannot use follow mode with -txid")),
+            Target::Before(_) => return Err(Failure::new("cannot use follow mode with -timestamp")),
+            Target::Latest => {}
+        }
     }
     let request = Request {
         target,
         overwrite: if matches.on("force") { Overwrite::Replace } else { Overwrite::Refuse },
         integrity: wanted.integrity.0,
-        // Any number is accepted, as in the reference; the restore keeps to its own bounds.
-        parallelism: matches.int("parallelism").map_or(8, |n| usize::try_from(n).unwrap_or(1)),
+        parallelism: parallelism(matches),
         ..Request::new(&output)
     };
     let started = app.world.clock.elapsed();
-    let report = match restore::run(&app.world, replica, &request, sqlite_check()).await {
+    if matches.on("f") {
+        return match follow(app, matches, wanted, source, request).await {
+            Ok(()) if wanted.json => summary(app, wanted, replica.kind(), &output, String::new(), started),
+            Err(Stopped::NothingThere) if matches.on("if-replica-exists") => {
+                info!("no matching backups found");
+                Ok(())
+            }
+            Err(Stopped::NothingThere) => Err(Failure::new("no matching backup files available")),
+            Err(Stopped::Failed(failure)) => Err(failure),
+            Ok(()) => Ok(()),
+        };
+    }
+    if matches.on("salvage") {
+        return salvage(app, wanted, replica, &request, started).await;
+    }
+    let work = restore::run_or_explain(&app.world, replica, &request, sqlite_check());
+    let report = match progress::shown(work, &request.progress, app.world.clock.as_ref()).await {
         Ok(report) => report,
-        Err(err) if err.kind() == ErrorKind::NotFound && matches.on("if-replica-exists") => {
+        Err(failed) if failed.error.kind() == ErrorKind::NotFound && matches.on("if-replica-exists") => {
             // A file that vanished while we read is not "no backup": only an empty plan is.
             return match restore::plan_for(replica, target, false).await {
                 Err(planning) if planning.kind() == ErrorKind::NotFound => {
                     info!("no matching backups found");
                     Ok(())
                 }
-                _ => Err(err.into()),
+                _ => Err(failed.error.into()),
             };
         }
-        Err(err) => return Err(err.into()),
+        Err(failed) => return Err(explained(failed)),
     };
     if wanted.integrity.0 != IntegrityCheck::None {
-        match source.db.as_deref().and_then(Path::file_name) {
-            Some(db) => {
-                info!(db = %db.display(), replica = replica.kind(), "post-restore integrity check passed");
-            }
-            None => info!(replica = replica.kind(), "post-restore integrity check passed"),
-        }
+        log_integrity_passed(source);
     }
     if !wanted.json {
         return Ok(());
     }
+    // Backups of 0.3.x have no TXIDs; the reference shows the one of an LTX file it did not use.
+    let txid = report.txid.map_or_else(String::new, |txid| txid.to_string());
+    summary(app, wanted, replica.kind(), &output, txid, started)
+}
+
+fn log_integrity_passed(source: &Source) {
+    let replica = source.replica.kind();
+    match source.db.as_deref().and_then(Path::file_name) {
+        Some(db) => info!(db = %db.display(), replica, "post-restore integrity check passed"),
+        None => info!(replica, "post-restore integrity check passed"),
+    }
+}
+
+fn summary(
+    app: &App,
+    wanted: &Wanted<'_>,
+    replica: &str,
+    output: &Path,
+    txid: String,
+    started: Duration,
+) -> Result<(), Failure> {
     let duration = app.world.clock.elapsed().saturating_sub(started);
     output::print(&output::json(&Summary {
         db_path: output.display().to_string(),
-        replica: replica.kind(),
-        // Backups of 0.3.x have no TXIDs; the reference shows the one of an LTX file it did not use.
-        txid: report.txid.map_or_else(String::new, |txid| txid.to_string()),
+        replica,
+        txid,
         duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
         integrity_check: wanted.integrity.1,
     })?)
+}
+
+/// A damaged replica: with what can be had of it.
+fn explained(failed: Failed) -> Failure {
+    let Failed { error, restorable } = failed;
+    match restorable {
+        None => error.into(),
+        Some(Point { txid, created }) => Failure::Said {
+            message: error.to_string(),
+            advice: Some(format!("Hint: TXID {txid} ({created}) can be restored with -txid, or with -salvage")),
+        },
+    }
+}
+
+/// Exit code of a salvage that lost something.
+const LOST: u8 = 3;
+
+#[derive(Serialize)]
+struct LossReport {
+    restored_txid: String,
+    restored_timestamp: String,
+    lost_first_txid: String,
+    lost_last_txid: String,
+    lost_last_timestamp: String,
+    damaged: Vec<DamagedFile>,
+}
+
+#[derive(Serialize)]
+struct DamagedFile {
+    level: u8,
+    name: String,
+    min_txid: String,
+    max_txid: String,
+    size: u64,
+    error: String,
+}
+
+/// Restores what is whole. Succeeds only if that is all there was.
+async fn salvage(
+    app: &App,
+    wanted: &Wanted<'_>,
+    replica: &Replica,
+    request: &Request,
+    started: Duration,
+) -> Result<(), Failure> {
+    let work = restore::salvage(&app.world, replica, request, sqlite_check());
+    let salvaged = progress::shown(work, &request.progress, app.world.clock.as_ref()).await?;
+    let txid = salvaged.report.txid;
+    let text = |txid: Option<Txid>| txid.map_or_else(String::new, |txid| txid.to_string());
+    if wanted.json {
+        summary(app, wanted, replica.kind(), &request.output, text(txid), started)?;
+    }
+    if salvaged.lost_up_to.is_none() && salvaged.damaged.is_empty() {
+        return Ok(());
+    }
+    let lost = salvaged.lost_up_to;
+    let report = LossReport {
+        restored_txid: text(txid),
+        restored_timestamp: salvaged.report.timestamp.to_string(),
+        lost_first_txid: text(lost.map(|_| Txid::after(txid))),
+        lost_last_txid: text(lost.map(|lost| lost.txid)),
+        lost_last_timestamp: lost.map_or_else(String::new, |lost| lost.created.to_string()),
+        damaged: salvaged
+            .damaged
+            .into_iter()
+            .map(|(file, error)| DamagedFile {
+                level: file.level.get(),
+                name: ltx::file_name(file.txids),
+                min_txid: file.txids.min().to_string(),
+                max_txid: file.txids.max().to_string(),
+                size: file.size,
+                error,
+            })
+            .collect(),
+    };
+    let path = with_suffix(&request.output, ".loss.json");
+    let publisher = Publisher::create(app.world.fs.as_ref(), &path, OwnerMode::DEFAULT_FILE)?;
+    publisher.file().write_all_at(output::json(&report)?.as_bytes(), 0)?;
+    publisher.publish(None)?;
+    let Some(lost) = lost else {
+        // Damaged files that others made up for: the state is the one that was asked for.
+        tracing::warn!(damaged = report.damaged.len(), report = %path.display(), "replica is damaged, nothing is lost");
+        return Ok(());
+    };
+    let message = format!(
+        "restored TXID {} only: transactions up to {} ({}) are lost; see {}",
+        report.restored_txid,
+        lost.txid,
+        lost.created,
+        path.display()
+    );
+    Err(Failure::Partly { message, code: LOST })
+}
+
+/// Why following did not begin, or ended.
+enum Stopped {
+    NothingThere,
+    Failed(Failure),
+}
+
+impl From<Error> for Stopped {
+    fn from(err: Error) -> Self {
+        Self::Failed(err.into())
+    }
+}
+
+/// Restores, then follows until a signal comes. One during the restore is a failure: there is no
+/// database yet.
+async fn follow(
+    app: &App,
+    matches: &Matches,
+    wanted: &Wanted<'_>,
+    source: &Source,
+    request: Request,
+) -> Result<(), Stopped> {
+    let replica = &source.replica;
+    let mut signals = Signals::catch()?;
+    if matches!(app.world.fs.stat_opt(&request.output), Ok(None)) {
+        let files = replica.list_all(Stamps::Cheap).await?;
+        if restore::plan(&files, Target::Latest).is_err_and(|err| err.kind() == ErrorKind::NotFound) {
+            return Err(Stopped::NothingThere);
+        }
+    }
+    let interval = matches.duration("follow-interval").filter(|interval| !interval.is_zero());
+    let following = restore::Following { request, interval: interval.unwrap_or(Duration::from_secs(1)) };
+    let stop = CancellationToken::new();
+    let begun = Cell::new(false);
+    let reached = |milestone| match milestone {
+        Milestone::Restored if wanted.integrity.0 != IntegrityCheck::None => log_integrity_passed(source),
+        Milestone::Restored => {}
+        Milestone::Following => begun.set(true),
+    };
+    let sqlite = Arc::new(SystemSqlite);
+    let work = restore::follow(&app.world, replica, &following, sqlite_check(), sqlite, &stop, reached);
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut work => return Ok(ended?),
+            caught = signals.next() => {
+                if !begun.get() {
+                    return Err(Stopped::Failed(Failure::new(format!("restore was stopped: {}", caught.name()))));
+                }
+                stop.cancel();
+            }
+        }
+    }
 }
 
 /// SQLite's own check, for the restore to call on the finished file.
@@ -196,6 +399,11 @@ fn integrity(matches: &Matches) -> Result<(IntegrityCheck, &str), Failure> {
         other => return Err(Failure::new(format!("invalid -integrity-check value: {other}"))),
     };
     Ok((mode, name))
+}
+
+/// Any number is accepted, as in the reference; the restore keeps to its own bounds.
+fn parallelism(matches: &Matches) -> usize {
+    matches.int("parallelism").map_or(8, |n| usize::try_from(n).unwrap_or(1))
 }
 
 fn timestamp(matches: &Matches) -> Result<Option<Timestamp>, Failure> {

@@ -1,0 +1,183 @@
+//! SIGHUP: the configuration is read again, and what differs is carried out. Databases whose entry
+//! did not change are not touched. A file that cannot be used changes nothing.
+
+use std::path::{Path, PathBuf};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::super::App;
+use super::services::{Directories, WatchedDir};
+use crate::config::{self, Built, Config, DbEntry, DirSettings, ExpandEnv};
+use crate::error::Result;
+use crate::store::{DatabaseConfig, Store};
+
+/// What is in force.
+pub(super) struct Reloader {
+    pub(super) app: App,
+    /// As typed.
+    pub(super) config_path: String,
+    pub(super) expand: ExpandEnv,
+    /// What the command line says about every database.
+    pub(super) restore_missing: bool,
+    pub(super) config: Config,
+    pub(super) store: Store,
+    pub(super) directories: Directories,
+}
+
+/// Entries of `old` that are not in `new`, and the other way round. A changed one is among both.
+fn differences<'a>(old: &'a [DbEntry], new: &'a [DbEntry]) -> (Vec<&'a DbEntry>, Vec<&'a DbEntry>) {
+    let lacking = |from: &'a [DbEntry], of: &[DbEntry]| from.iter().filter(|entry| !of.contains(entry)).collect();
+    (lacking(old, new), lacking(new, old))
+}
+
+/// Whether a database belongs to a directory's entry.
+fn belongs(directory: &DirSettings, path: &Path) -> bool {
+    let below = if directory.recursive {
+        path.starts_with(&directory.path)
+    } else {
+        path.parent() == Some(directory.path.as_path())
+    };
+    below && directory.matches(path).unwrap_or(false)
+}
+
+impl Reloader {
+    /// Waits for signals until told to stop.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut hangup = match signal(SignalKind::hangup()) {
+            Ok(hangup) => hangup,
+            Err(err) => return error!(error = %err, "cannot catch SIGHUP, the configuration cannot be reloaded"),
+        };
+        while stop.run_until_cancelled(hangup.recv()).await.is_some() {
+            match self.reload().await {
+                Ok((gone, come)) => info!(removed = gone, added = come, "configuration reloaded"),
+                Err(err) => {
+                    error!(error = %err, hint = err.hint_text(), "cannot reload configuration, the old one stays in force");
+                }
+            }
+        }
+        self.directories.stop_all().await;
+    }
+
+    /// Reads, checks, and only then changes anything. How many databases went and came.
+    async fn reload(&mut self) -> Result<(usize, usize)> {
+        let app = self.app.embedded();
+        let around = app.surroundings();
+        let mut new = config::load(&self.config_path, self.expand, around)?;
+        if self.restore_missing {
+            new.dbs.iter_mut().for_each(DbEntry::restore_if_missing);
+        }
+        let all = new.build_all(around)?;
+        for settings in &all {
+            DatabaseConfig::from_settings(settings, &self.app.world)?;
+        }
+        let (gone, come) = differences(&self.config.dbs, &new.dbs);
+        let built = come.iter().map(|entry| entry.build_all(around)).collect::<Result<Vec<Built>>>()?;
+        let mut leaving = Vec::new();
+        let gone: Vec<DbEntry> = gone.into_iter().cloned().collect();
+        for entry in &gone {
+            leaving.extend(self.leave(entry).await?);
+        }
+        // Whoever comes back with other settings waits for his own last sync.
+        let removed = leaving.len();
+        let limit = self.config.shutdown.timeout;
+        let left = futures::future::join_all(leaving.iter().map(|path| self.store.unregister(path, limit))).await;
+        for (path, err) in leaving.iter().zip(left).filter_map(|(path, left)| Some((path, left.err()?))) {
+            warn!(path = %path.display(), error = %err, "final sync failed");
+        }
+        let mut added = 0;
+        for Built { databases, directory } in built {
+            let found: Vec<PathBuf> = databases.iter().map(|db| db.path.clone()).collect();
+            for settings in &databases {
+                let database = DatabaseConfig::from_settings(settings, &self.app.world)?;
+                match self.store.register(database).await {
+                    Ok(new) => added += usize::from(new),
+                    Err(err) => error!(path = %settings.path.display(), error = %err, "cannot add database"),
+                }
+            }
+            if let Some(directory) = directory.filter(|directory| directory.watch) {
+                self.directories.watch(WatchedDir { directory, found });
+            }
+        }
+        warn_of_the_rest(&self.config, &new);
+        self.config.dbs = new.dbs;
+        Ok((removed, added))
+    }
+
+    /// The databases of an entry that is no more.
+    async fn leave(&mut self, entry: &DbEntry) -> Result<Vec<PathBuf>> {
+        let directory = entry.directory(self.app.surroundings())?;
+        let Some(directory) = directory else {
+            return Ok(entry.path().map(Path::to_owned).into_iter().collect());
+        };
+        self.directories.stop(&directory.path).await;
+        let named = |path: &Path| self.config.dbs.iter().any(|entry| entry.path() == Some(path));
+        Ok(self.store.paths().into_iter().filter(|path| belongs(&directory, path) && !named(path)).collect())
+    }
+}
+
+/// Settings outside `dbs` are read once.
+fn warn_of_the_rest(old: &Config, new: &Config) {
+    let differ = [
+        ("addr", old.addr != new.addr),
+        ("mcp-addr", old.mcp.as_ref().map(|m| &m.addr) != new.mcp.as_ref().map(|m| &m.addr)),
+        ("socket", (&old.socket.path, old.socket.enabled) != (&new.socket.path, new.socket.enabled)),
+        ("levels", old.levels != new.levels),
+        (
+            "snapshot",
+            (old.snapshot.interval, old.snapshot.retention) != (new.snapshot.interval, new.snapshot.retention),
+        ),
+        ("l0-retention", old.l0_retention != new.l0_retention),
+        ("retention.enabled", old.retention_enabled != new.retention_enabled),
+    ];
+    for (setting, _) in differ.into_iter().filter(|(_, differs)| *differs) {
+        warn!(setting, "setting has changed, which takes effect at the next start");
+    }
+}
+
+/// Not printed: it holds the whole configuration.
+impl std::fmt::Debug for Reloader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reloader").field("config_path", &self.config_path).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Surroundings};
+    use crate::sys::OsFs;
+
+    fn entries(text: &str) -> Vec<DbEntry> {
+        let env = Environment::new([], PathBuf::from("/w"));
+        config::parse(text, Surroundings { env: &env, fs: &OsFs }).unwrap().dbs
+    }
+
+    fn paths(entries: &[&DbEntry]) -> Vec<String> {
+        entries.iter().map(|entry| entry.path().unwrap().display().to_string()).collect()
+    }
+
+    #[test]
+    fn only_what_differs_goes_and_comes() {
+        let old = entries(
+            "dbs: [{path: /a, replica: {path: /r/a}}, {path: /b, replica: {path: /r/b}}, {path: /c, replica: {path: /r/c}}]",
+        );
+        let new = entries(
+            "dbs: [{path: /d, replica: {path: /r/d}}, {path: /b, replica: {path: /r/other}}, {path: /a, replica: {path: /r/a}}]",
+        );
+        let (gone, come) = differences(&old, &new);
+        assert_eq!(paths(&gone), ["/b", "/c"]);
+        assert_eq!(paths(&come), ["/d", "/b"]);
+        let (gone, come) = differences(&old, &old);
+        assert!(gone.is_empty() && come.is_empty());
+    }
+
+    #[test]
+    fn a_changed_default_changes_every_entry_that_uses_it() {
+        let text =
+            |secret: &str| format!("secret-access-key: {secret}\ndbs: [{{path: /a, replica: {{url: s3://b/a}}}}]");
+        let (old, new) = (entries(&text("one")), entries(&text("two")));
+        assert_eq!(paths(&differences(&old, &new).0), ["/a"]);
+    }
+}

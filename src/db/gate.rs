@@ -1,0 +1,86 @@
+//! Who reads the files of a session beside the engine.
+//!
+//! Closing the last descriptor of a database drops SQLite's locks on it. So a session that ends
+//! waits until everybody who shares its descriptor has let go, and asks them to hurry.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Counts readers.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    state: Mutex<State>,
+    left: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    inside: usize,
+    closing: bool,
+}
+
+/// One reader. Drop it last: after everything that it guards.
+#[derive(Debug)]
+pub(super) struct Pass(Arc<Gate>);
+
+impl Gate {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a reader in.
+    pub(super) fn enter(self: &Arc<Self>) -> Pass {
+        self.state().inside += 1;
+        Pass(Arc::clone(self))
+    }
+
+    /// Whether anybody is inside.
+    pub(super) fn is_occupied(&self) -> bool {
+        self.state().inside > 0
+    }
+
+    /// Asks all readers to leave and waits until they have.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.closing = true;
+        while state.inside > 0 {
+            state = self.left.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Pass {
+    /// Whether this reader was asked to leave.
+    pub(super) fn is_revoked(&self) -> bool {
+        self.0.state().closing
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.0.state().inside -= 1;
+        self.0.left.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_waits_for_readers_and_tells_them() {
+        let gate = Arc::new(Gate::default());
+        let pass = gate.enter();
+        assert!(gate.is_occupied() && !pass.is_revoked());
+        let closer = std::thread::spawn({
+            let gate = Arc::clone(&gate);
+            move || gate.close()
+        });
+        while !pass.is_revoked() {
+            std::thread::yield_now();
+        }
+        assert!(!closer.is_finished());
+        drop(pass);
+        closer.join().unwrap();
+        assert!(!gate.is_occupied());
+    }
+}
