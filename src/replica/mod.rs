@@ -13,6 +13,10 @@ pub mod memory;
 mod reader;
 #[expect(clippy::module_inception, reason = "the type of that name lives there")]
 mod replica;
+#[cfg(feature = "s3")]
+pub mod requests;
+#[cfg(feature = "s3")]
+pub mod s3;
 mod stream;
 
 pub(crate) use bridge::{FedReader, bridge};

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[cfg(feature = "s3")]
+mod s3;
 mod suite;
 
 use std::sync::Arc;
@@ -43,3 +45,29 @@ conformance!(faulty_over_file, {
     let inner = Arc::new(FileClient::new(World::system(), dir.path().to_owned()));
     (Arc::new(Faulty::new(inner)), dir)
 });
+
+/// As above, against services that `tests/servers/s3.sh` starts: `tests/servers/s3.sh cargo test -- --ignored`.
+#[cfg(feature = "s3")]
+macro_rules! s3_conformance {
+    ($name:ident, $service:literal) => {
+        mod $name {
+            use super::*;
+
+            macro_rules! case {
+                ($case:ident) => {
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    #[ignore = "needs the services of tests/servers/s3.sh"]
+                    async fn $case() {
+                        suite::$case(Arc::new(s3::Service::named($service).client(stringify!($case), ""))).await;
+                    }
+                };
+            }
+            suite::for_each_case!(case);
+        }
+    };
+}
+
+#[cfg(feature = "s3")]
+s3_conformance!(s3_moto, "moto");
+#[cfg(feature = "s3")]
+s3_conformance!(s3_ceph, "ceph");

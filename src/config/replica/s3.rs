@@ -2,6 +2,7 @@
 //! What follows from the provider behind an endpoint is left open here and decided by the client.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use super::super::Surroundings;
 use super::super::path;
@@ -31,6 +32,8 @@ pub struct S3Settings {
     pub sign_accept_encoding: Option<bool>,
     /// Send `Content-MD5` with batch deletes; likewise.
     pub require_content_md5: Option<bool>,
+    /// PEM file with further certificate authorities (`AWS_CA_BUNDLE`).
+    pub ca_bundle: Option<PathBuf>,
     /// Accept any certificate.
     pub skip_verify: bool,
     /// Storage class of new objects.
@@ -134,6 +137,7 @@ pub(super) fn build(raw: &RawReplica, around: Surroundings<'_>) -> Result<S3Sett
         sign_payload: keys.sign_payload.or(parameters.sign_payload),
         sign_accept_encoding: keys.sign_accept_encoding.or(parameters.sign_accept_encoding),
         require_content_md5: keys.require_content_md5.or(parameters.require_content_md5),
+        ca_bundle: around.env.get_nonempty("AWS_CA_BUNDLE").map(PathBuf::from),
         skip_verify: parameters.skip_verify.unwrap_or(keys.skip_verify),
         storage_class: given(&keys.storage_class).or(parameters.storage_class),
         part_size_bytes: keys.part_size.map(|size| size.0).filter(|n| *n > 0).or(parameters.part_size),

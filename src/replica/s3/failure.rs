@@ -1,0 +1,223 @@
+//! An SDK error → what callers branch on, what an operator reads, what to do about it. Decided by the
+//! service's code, then by the HTTP status; never by message text.
+
+use std::time::Duration;
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::{RequestId as _, RequestIdExt as _};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+
+use super::super::requests::Failure;
+use crate::error::{Error, ErrorKind};
+
+/// What was asked of the service when it failed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// The operation's name in the protocol: `PutObject`.
+    pub(super) api: &'static str,
+    /// In our words: `write object`.
+    pub(super) doing: &'static str,
+    /// `s3://bucket/key`
+    pub(super) target: &'a str,
+}
+
+/// Classifies one failed attempt.
+pub(super) fn failure<E>(asked: Asked<'_>, err: SdkError<E, HttpResponse>) -> Failure
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    let (status, retry_after) = match err.raw_response() {
+        Some(raw) => (Some(raw.status().as_u16()), raw.headers().get("retry-after").and_then(parse_retry_after)),
+        None => (None, None),
+    };
+    let meta = err.as_service_error().map(ProvideErrorMetadata::meta);
+    let code = meta.and_then(|m| m.code()).map(str::to_owned);
+    let request_id = err.request_id().unwrap_or_default().to_owned();
+    let host_id = err.extended_request_id().unwrap_or_default().to_owned();
+    let message = meta.and_then(|m| m.message()).unwrap_or_default().to_owned();
+    let (kind, text, word) = match status {
+        // The head of an answer came, but not the rest.
+        Some(_) if matches!(err, SdkError::ResponseError(_)) => without_answer(asked, err),
+        Some(status) => {
+            let word = code.clone().unwrap_or_else(|| format!("HTTP{status}"));
+            let what = match (&code, message.as_str()) {
+                (Some(code), "") => format!("api error {code}"),
+                (Some(code), message) => format!("api error {code}: {message}"),
+                (None, _) => format!("api error {}", status_text(status)),
+            };
+            let text = format!(
+                "operation error S3: {}, https response error StatusCode: {status}, RequestID: {request_id}, \
+                 HostID: {host_id}, {what}",
+                asked.api
+            );
+            (kind_of(code.as_deref(), status), text, word)
+        }
+        None => without_answer(asked, err),
+    };
+    let hint = hint(code.as_deref(), status, asked.api, &word);
+    let mut error = Error::new(kind, format!("s3: {}", asked.doing)).at(asked.target).caused_by(text);
+    if let Some(hint) = hint {
+        error = error.hint(hint);
+    }
+    Failure { error, code: word, retry_after }
+}
+
+/// No HTTP answer: credentials, network, or our own request.
+fn without_answer<E>(asked: Asked<'_>, err: SdkError<E, HttpResponse>) -> (ErrorKind, String, String)
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let (mut kind, mut word) = match &err {
+        SdkError::ConstructionFailure(_) => (ErrorKind::Invalid, "Construction"),
+        SdkError::TimeoutError(_) => (ErrorKind::Unavailable, "Timeout"),
+        SdkError::DispatchFailure(e) if e.is_user() => (ErrorKind::Invalid, "Request"),
+        SdkError::DispatchFailure(_) => (ErrorKind::Unavailable, "Connection"),
+        SdkError::ResponseError(_) => (ErrorKind::Unavailable, "Response"),
+        _ => (ErrorKind::Unavailable, "Unknown"),
+    };
+    let mut chain = Vec::new();
+    let mut next: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(&err);
+    while let Some(cause) = next {
+        if let Some(credentials) = cause.downcast_ref::<aws_credential_types::provider::error::CredentialsError>() {
+            use aws_credential_types::provider::error::CredentialsError as C;
+            (kind, word) = match credentials {
+                C::CredentialsNotLoaded(_) | C::InvalidConfiguration(_) => {
+                    (ErrorKind::PermissionDenied, "NoCredentials")
+                }
+                _ => (ErrorKind::Unavailable, "Credentials"),
+            };
+        }
+        let text = cause.to_string();
+        // Layers of the client often repeat what lies below them.
+        if chain.last().is_none_or(|last: &String| !last.contains(&text)) {
+            chain.push(text);
+        }
+        next = cause.source();
+    }
+    if chain.is_empty() {
+        chain.push(err.to_string());
+    }
+    if word == "NoCredentials" {
+        chain.insert(0, "get identity: get credentials".to_owned());
+    }
+    (kind, format!("operation error S3: {}, {}", asked.api, chain.join(": ")), word.to_owned())
+}
+
+fn kind_of(code: Option<&str>, status: u16) -> ErrorKind {
+    match code.unwrap_or_default() {
+        "NoSuchKey" | "NotFound" => return ErrorKind::NotFound,
+        "PreconditionFailed" => return ErrorKind::Exists,
+        // Two conditional writes at once: the next attempt sees who won.
+        "ConditionalRequestConflict" | "OperationAborted" => return ErrorKind::Busy,
+        "SlowDown"
+        | "RequestTimeout"
+        | "RequestTimeoutException"
+        | "InternalError"
+        | "ServiceUnavailable"
+        | "Throttling"
+        | "ThrottlingException"
+        | "ThrottledException"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "TooManyRequestsException"
+        | "TooManyRequests"
+        | "BandwidthLimitExceeded"
+        | "RequestLimitExceeded"
+        | "LimitExceededException"
+        | "PriorRequestNotComplete"
+        | "RequestCanceled" => {
+            return ErrorKind::Unavailable;
+        }
+        "QuotaExceeded" | "EntityTooLarge" => return ErrorKind::DiskFull,
+        "ExpiredToken" | "InvalidToken" | "RequestTimeTooSkewed" | "RequestExpired" => {
+            return ErrorKind::PermissionDenied;
+        }
+        _ => {}
+    }
+    match status {
+        401 | 403 => ErrorKind::PermissionDenied,
+        // Without a code it is not said that the object is missing: a proxy, or an answer cut short.
+        404 if code.is_none() => ErrorKind::Unavailable,
+        404 => ErrorKind::Invalid,
+        412 => ErrorKind::Exists,
+        408 | 425 | 429 | 500 | 502 | 503 | 504 | 509 | 520..=530 => ErrorKind::Unavailable,
+        409 => ErrorKind::Busy,
+        507 => ErrorKind::DiskFull,
+        200..=299 => ErrorKind::Unavailable,
+        _ => ErrorKind::Invalid,
+    }
+}
+
+fn hint(code: Option<&str>, status: Option<u16>, api: &str, word: &str) -> Option<&'static str> {
+    match (code.unwrap_or(word), status) {
+        ("SignatureDoesNotMatch", _) => Some(
+            "the secret access key does not belong to this access key id: check secret-access-key (quotes, and `$` \
+             which is expanded in the configuration)",
+        ),
+        ("InvalidAccessKeyId", _) => Some("the service does not know this access key id: check access-key-id"),
+        ("NoCredentials", _) => Some(
+            "set access-key-id and secret-access-key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this \
+             host a role",
+        ),
+        ("NoSuchBucket", _) => {
+            Some("create the bucket, or check bucket and endpoint: Litestream does not create buckets")
+        }
+        ("RequestTimeTooSkewed" | "RequestExpired", _) => {
+            Some("the clock of this host is wrong: set it (requests are signed with the time)")
+        }
+        ("ExpiredToken" | "InvalidToken", _) => Some("the session token is no longer valid: get new credentials"),
+        ("PermanentRedirect" | "AuthorizationHeaderMalformed" | "TemporaryRedirect", _) | (_, Some(301 | 307)) => {
+            Some("the bucket is in another region or behind another endpoint: set region and endpoint")
+        }
+        ("AccessDenied" | "Forbidden", _) | (_, Some(401 | 403)) => Some(match api {
+            "ListObjectsV2" => "the credentials need s3:ListBucket on the bucket",
+            "GetObject" | "HeadObject" => "the credentials need s3:GetObject on the objects below the path",
+            "DeleteObjects" => "the credentials need s3:DeleteObject on the objects below the path",
+            "GetBucketLocation" => "set region, or allow s3:GetBucketLocation",
+            _ => "the credentials need s3:PutObject on the objects below the path",
+        }),
+        ("Connection", _) => Some("check endpoint, network and certificates (AWS_CA_BUNDLE names more authorities)"),
+        _ => None,
+    }
+}
+
+fn status_text(status: u16) -> &'static str {
+    http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("unknown")
+}
+
+/// Seconds. The form with a date is not used by stores.
+fn parse_retry_after(text: &str) -> Option<Duration> {
+    text.trim().parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_say_more_than_the_status() {
+        for (code, status, want) in [
+            (Some("NoSuchKey"), 404, ErrorKind::NotFound),
+            (Some("NoSuchBucket"), 404, ErrorKind::Invalid),
+            (None, 404, ErrorKind::Unavailable),
+            (Some("SlowDown"), 503, ErrorKind::Unavailable),
+            (None, 429, ErrorKind::Unavailable),
+            (Some("RequestTimeout"), 400, ErrorKind::Unavailable),
+            (Some("SignatureDoesNotMatch"), 403, ErrorKind::PermissionDenied),
+            (Some("RequestTimeTooSkewed"), 403, ErrorKind::PermissionDenied),
+            (Some("PreconditionFailed"), 412, ErrorKind::Exists),
+            (Some("ConditionalRequestConflict"), 409, ErrorKind::Busy),
+            (Some("InvalidArgument"), 400, ErrorKind::Invalid),
+            (Some("InternalError"), 200, ErrorKind::Unavailable),
+        ] {
+            assert_eq!(kind_of(code, status), want, "{code:?} {status}");
+        }
+    }
+
+    #[test]
+    fn a_hint_names_the_permission_of_the_operation() {
+        assert!(hint(Some("AccessDenied"), Some(403), "ListObjectsV2", "").unwrap().contains("s3:ListBucket"));
+        assert!(hint(Some("AccessDenied"), Some(403), "PutObject", "").unwrap().contains("s3:PutObject"));
+        assert!(hint(None, Some(500), "PutObject", "HTTP500").is_none());
+    }
+}
