@@ -31,7 +31,7 @@ struct SimRandom(std::sync::Mutex<Rng>);
 
 impl Random for SimRandom {
     fn next_u64(&self) -> u64 {
-        self.0.lock().unwrap().next()
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next()
     }
 }
 
@@ -152,12 +152,12 @@ impl Fs for SimFs {
         Ok(names.into_iter().rev().map(|(name, entry)| DirEntry { name, kind: kind(entry) }).collect())
     }
 
-    fn create_dir_all(&self, dir: &Path, owner_mode: OwnerMode) -> Result<()> {
+    fn create_dir_all(&self, dir: &Path, _: OwnerMode) -> Result<()> {
         if dir.as_os_str().is_empty() || matches!(self.disk.lock().lookup(dir), Some(Entry::Dir)) {
             return Ok(());
         }
         if let Some(parent) = dir.parent() {
-            self.create_dir_all(parent, owner_mode)?;
+            self.create_dir_all(parent, OwnerMode::PRIVATE_DIR)?;
         }
         self.enter(Op::Mkdir, dir, "mkdir")?;
         let new = self.disk.lock().mkdir(dir).map_err(|errno| io("mkdir", errno, dir))?;

@@ -49,6 +49,9 @@ pub(crate) struct Outcome {
     pub(crate) log: Vec<String>,
 }
 
+/// Digest after the last local file, and each TXID with the digest after it.
+type Replayed = (Option<u64>, Vec<(u64, u64)>);
+
 struct Engine {
     db: Option<Db>,
     who: Who,
@@ -507,7 +510,7 @@ impl Sim {
     }
 
     /// Digest after the last local file, and after each.
-    fn replay(&self) -> Result<(Option<u64>, Vec<(u64, u64)>), String> {
+    fn replay(&self) -> Result<Replayed, String> {
         let inner = self.disk.lock();
         let dir = Path::new(META).join("ltx/0");
         let mut files: Vec<_> = inner

@@ -91,6 +91,7 @@ impl Image {
     }
 }
 
+#[expect(clippy::host_endian_bytes, reason = "the wal-index is shared memory in native order")]
 fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
@@ -157,6 +158,7 @@ impl Oracle {
         }
     }
 
+    #[expect(clippy::host_endian_bytes, reason = "the wal-index is shared memory in native order")]
     pub(crate) fn observe(&mut self, disk: &Inner) {
         let Some(ino) = disk.file_at(&self.path) else { return };
         let file = &disk.files[ino];

@@ -63,7 +63,7 @@ pub(crate) fn register() {
     ONCE.call_once(|| {
         let vfs = ffi::sqlite3_vfs {
             iVersion: 2,
-            szOsFile: c_int::try_from(size_of::<SimFile>()).unwrap(),
+            szOsFile: c_int::try_from(size_of::<SimFile>()).expect("a small structure"),
             mxPathname: 512,
             pNext: ptr::null_mut(),
             zName: c"sim".as_ptr(),
