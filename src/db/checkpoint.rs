@@ -377,6 +377,9 @@ impl Db {
         let view = LogView::take(&self.world, &self.config, session)?;
         let salts = self.last().map(|l| l.salts);
         if salts != Some(view.index.salts) {
+            if let Some(session) = &mut self.session {
+                session.log_was_restarted();
+            }
             return Err(Error::new(ErrorKind::Busy, "wal was restarted before it was read"));
         }
         let gap = view.end.saturating_sub(tail.segment.end);
@@ -395,6 +398,8 @@ impl Db {
             return Ok(None);
         }
         let session = self.session.as_mut().ok_or_else(not_open)?;
+        // Nobody can append now, and all there is was read.
+        session.mark_ahead = false;
         session.advance_mark_locked()?;
         let mut outcome = match session.checkpoint_past_others(self.world.clock.as_ref(), PATIENCE_LOCKED) {
             Err(err) if err.kind() == ErrorKind::Busy => Outcome::Busy,

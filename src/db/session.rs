@@ -37,6 +37,9 @@ pub(super) struct Session {
     reading: bool,
     /// See [`super::plan()`].
     pub(super) protected: bool,
+    /// The read mark was moved past frames that were not read yet. If others copied them all just then, it
+    /// is read lock 0 that is held, which does not keep the log from being restarted over them.
+    pub(super) mark_ahead: bool,
     sqlite: Arc<dyn Sqlite>,
     path: std::path::PathBuf,
     busy_timeout: Duration,
@@ -89,6 +92,7 @@ impl Session {
             page_size: PageSize::new(page_size)?,
             reading: false,
             protected: false,
+            mark_ahead: false,
             sqlite: Arc::clone(sqlite),
             path: config.path.clone(),
             busy_timeout: config.busy_timeout,
@@ -98,6 +102,19 @@ impl Session {
         let again = session.reader.query("PRAGMA page_size")?;
         session.page_size = PageSize::new(again.parse().map_err(|_| Error::corrupt("invalid page size"))?)?;
         Ok(session)
+    }
+
+    /// Every frame up to the end of the log was read, under the read transaction that is still held.
+    pub(super) fn read_to_the_end(&mut self) {
+        self.protected = true;
+        self.mark_ahead = false;
+    }
+
+    /// The log is another one than the one that was read: was all of that read?
+    pub(super) fn log_was_restarted(&mut self) {
+        if self.mark_ahead {
+            self.protected = false;
+        }
     }
 
     /// The database file, for pages that are not in the log.
@@ -164,8 +181,10 @@ impl Session {
     }
 
     /// Moves the read mark to the end of the log, so that a checkpoint may copy up to there.
-    /// Another connection holds a mark meanwhile: protection is never given up.
+    /// Another connection holds a mark meanwhile. Protection holds on only if the log is still the same
+    /// one when it is next read: see `mark_ahead`.
     pub(super) fn advance_mark(&mut self) -> Result<()> {
+        self.mark_ahead = true;
         let stand_in = self.writer()?;
         if mutant("no-stand-in") {
             return self.restart_reading();

@@ -130,6 +130,9 @@ impl Db {
         if let Some(log) = &view.file {
             session.wal_id.get_or_insert(log.id);
         }
+        if last.is_some_and(|last| last.salts != view.index.salts) {
+            session.log_was_restarted();
+        }
         let mut found = Continuity::unknown();
         if let (false, Some(last)) = (session.protected, last) {
             let record = Record::load(&self.world, &self.config.meta_path)
@@ -202,7 +205,7 @@ impl Db {
         if (!limited || mutant("limited-read-protects"))
             && let Some(session) = &mut self.session
         {
-            session.protected = true;
+            session.read_to_the_end();
         }
         Ok(Step::Wrote { full: full.is_some(), limited })
     }
@@ -210,10 +213,11 @@ impl Db {
     /// Nothing was committed since the newest file: from now on that is known for certain.
     fn settle(&mut self, chain: WalChecksum, view: &LogView) {
         let Some(session) = &mut self.session else { return };
-        if session.protected {
+        let was_protected = session.protected;
+        session.read_to_the_end();
+        if was_protected {
             return;
         }
-        session.protected = true;
         if let Some(mut last) = self.last().cloned()
             && last.salts == view.index.salts
         {

@@ -5,6 +5,7 @@
 
 mod checkpoint_protocol;
 mod long_reader;
+mod moving_the_mark;
 mod random_histories;
 mod restarts;
 mod snapshots;
