@@ -51,19 +51,22 @@ pub(super) enum Trust {
     Everybody,
 }
 
-/// The client for this trust. Certificates are read on first use.
+/// The client for this trust. Certificates are read on first use. Connections are driven by tasks of the runtime
+/// that opened them and die with it, so each runtime (a test has its own) gets a pool of its own.
 ///
 /// # Errors
 /// A certificate file that cannot be read.
 pub(super) fn client(trust: &Trust) -> Result<SharedHttpClient> {
-    static CLIENTS: LazyLock<Mutex<HashMap<Trust, SharedHttpClient>>> = LazyLock::new(Mutex::default);
+    static CLIENTS: LazyLock<Mutex<HashMap<(Trust, tokio::runtime::Id), SharedHttpClient>>> =
+        LazyLock::new(Mutex::default);
+    let key = (trust.clone(), tokio::runtime::Handle::current().id());
     let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(client) = clients.get(trust) {
+    if let Some(client) = clients.get(&key) {
         return Ok(client.clone());
     }
     let connector = SharedHttpConnector::new(Hyper::new(trust)?);
     let client = http_client_fn(move |_, _| connector.clone());
-    clients.insert(trust.clone(), client.clone());
+    clients.insert(key, client.clone());
     Ok(client)
 }
 
