@@ -4,7 +4,7 @@
 #   docker run --rm -v /srv/data:/data -v ./litestream.yml:/etc/litestream.yml litestream replicate
 #
 # See docs/docker.md.
-FROM rust:1.89-bookworm AS build
+FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src src
