@@ -81,7 +81,8 @@ pub(super) async fn give_up_other_history(database: &Database, target: &Target) 
     Ok(true)
 }
 
-async fn local_header(database: &Database, txids: TxidRange) -> Result<Option<Header>> {
+/// The header of a local L0 file; `None` if the file is not there.
+pub(super) async fn local_header(database: &Database, txids: TxidRange) -> Result<Option<Header>> {
     let (fs, path) = (database.world.fs.clone(), database.local().path(Level::L0, txids));
     blocking(move || {
         let file = match fs.open(&path, OpenMode::Read) {

@@ -19,9 +19,7 @@ use crate::db::SnapshotInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, FileWriter, Header};
 use crate::replica::{FileInfo, Replica};
-use crate::sys::{
-    Backoff, Fs, LogLimiter, Modes, OpenMode, Publisher, World, blocking, read_full_at, unique_temp_path,
-};
+use crate::sys::{Backoff, Fs, LogLimiter, Modes, OpenMode, Publisher, World, blocking, unique_temp_path};
 use crate::types::{Level, PageSize, Txid, TxidRange};
 
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
@@ -236,8 +234,7 @@ impl Target {
                 return Ok((at, Pass::More));
             }
             let txids = TxidRange::single(next);
-            let path = database.local().path(Level::L0, txids);
-            let Some(page_size) = page_size_of(&database.world, path).await? else {
+            let Some(Header { page_size, .. }) = lineage::local_header(database, txids).await? else {
                 // The chain cannot be continued file by file; a snapshot spans whatever is missing.
                 info!(system = "store", db = %database.name(), replica = self.replica().kind(), txid = %next,
                     "local ltx file is missing, bridging the gap with a snapshot");
@@ -396,22 +393,6 @@ impl Drop for Staged {
 async fn is_full_image(world: &World, path: PathBuf) -> Result<bool> {
     let fs = world.fs.clone();
     blocking(move || ltx::is_full_image(fs.open(&path, OpenMode::Read)?.as_ref())).await
-}
-
-/// Page size in the header of a local file; `None` if the file is not there.
-async fn page_size_of(world: &World, path: PathBuf) -> Result<Option<PageSize>> {
-    let fs = world.fs.clone();
-    blocking(move || {
-        let file = match fs.open(&path, OpenMode::Read) {
-            Ok(file) => file,
-            Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(err) => return Err(err),
-        };
-        let mut head = [0; Header::SIZE];
-        read_full_at(file.as_ref(), &mut head, 0).map_err(|e| e.context("read ltx header"))?;
-        Ok(Some(Header::decode(&head)?.page_size))
-    })
-    .await
 }
 
 /// Uploads whenever there is something new, at most once per sync interval, until told to stop.
