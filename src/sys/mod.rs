@@ -18,7 +18,7 @@ mod task;
 use std::sync::Arc;
 
 pub use backoff::{Backoff, LogLimiter};
-pub use blocking::blocking;
+pub use blocking::{Begun, Steps, begin, blocking, run_steps_by, wait};
 pub use clock::{BootId, Clock, ManualClock, SystemClock};
 pub(crate) use fault::mutant;
 pub use fault::{FaultPoint, fault_point};
