@@ -17,6 +17,9 @@ use crate::wal::{PageMap, Segment, WalChecksum, WalHeader};
 
 /// How often a step is started over because the log moved under it.
 const RETRIES: u32 = 8;
+/// Files of limited size in one go. A writer that keeps ahead of them gets one without a limit: only where
+/// reading ends can a checkpoint bring the log down.
+const LIMITED_FILES: u32 = 16;
 /// Buffer between encoder and file.
 const WRITE_BUFFER: usize = 256 * 1024;
 
@@ -86,7 +89,8 @@ impl Db {
         let mut report = SyncReport::default();
         let mut retries = 0;
         loop {
-            match self.step() {
+            let limit = self.config.max_sync_wal_bytes.filter(|_| report.files < LIMITED_FILES);
+            match self.step(limit) {
                 Ok(Step::NoDatabase) => report.no_database = true,
                 Ok(Step::Idle) => {}
                 Ok(Step::Wrote { full, limited }) => {
@@ -108,7 +112,7 @@ impl Db {
         }
     }
 
-    fn step(&mut self) -> Result<Step> {
+    fn step(&mut self, limit: Option<u64>) -> Result<Step> {
         if !self.open()? {
             return Ok(Step::NoDatabase);
         }
@@ -155,7 +159,7 @@ impl Db {
             None => plan(&facts),
         };
         trace!(system = "store", db = %self.config.name(), facts = ?facts, plan = ?decision, "sync step");
-        self.carry_out(decision, &view, found)
+        self.carry_out(decision, &view, found, limit)
     }
 
     /// Starts over on new ground if the paths name other files than the ones that are open.
@@ -170,7 +174,7 @@ impl Db {
         Err(Error::new(ErrorKind::Changed, "database or wal file was replaced").at(self.config.path.display()))
     }
 
-    fn carry_out(&mut self, decision: Plan, view: &LogView, found: Continuity) -> Result<Step> {
+    fn carry_out(&mut self, decision: Plan, view: &LogView, found: Continuity, limit: Option<u64>) -> Result<Step> {
         let chain_at_tail = self.last().and_then(|l| l.checksum).unwrap_or(found.checksum);
         let tail = self.last().map_or(WalHeader::SIZE, |l| l.end);
         let mut map = PageMap::default();
@@ -179,8 +183,8 @@ impl Db {
                 self.settle(chain_at_tail, view);
                 return Ok(Step::Idle);
             }
-            Plan::FromTail => (tail, chain_at_tail, self.config.max_sync_wal_bytes, None),
-            Plan::FromHead => (WalHeader::SIZE, view.log()?.header.checksum, self.config.max_sync_wal_bytes, None),
+            Plan::FromTail => (tail, chain_at_tail, limit, None),
+            Plan::FromHead => (WalHeader::SIZE, view.log()?.header.checksum, limit, None),
             Plan::Recover => {
                 info!(system = "store", db = %self.config.name(), "recovering commits from frames of the previous wal generation");
                 map = found.stale;
