@@ -270,6 +270,30 @@ class Link:
         return len(piece)
 
 
+def relay(host, upstream):
+    """Passes bytes on from a port of `host`, a loopback address, to `upstream`; returns the port."""
+    listener = socket.create_server((host, 0))
+
+    def pump(source, sink):
+        try:
+            while data := source.recv(CHUNK):
+                sink.sendall(data)
+        except OSError:
+            pass
+        for sock in (source, sink):
+            _shut(sock)
+
+    def accept():
+        while True:
+            client, _ = listener.accept()
+            store = socket.create_connection(upstream, 10)
+            for pair in ((client, store), (store, client)):
+                threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return listener.getsockname()[1]
+
+
 def _shut(sock):
     try:
         sock.shutdown(socket.SHUT_RDWR)
