@@ -24,6 +24,7 @@ mod monitor;
 mod operate;
 mod recover;
 mod registry;
+mod retry;
 mod shutdown;
 mod target;
 mod upkeep;
@@ -43,6 +44,7 @@ use operate::refusal;
 pub use operate::{Changed, DatabaseStatus, Managed, RemoteLevel, Synced};
 pub use registry::RunState;
 use registry::{Entry, Refused, Registry};
+use retry::Outages;
 use upkeep::Upkeep;
 pub use watcher::DirWatcher;
 
@@ -66,6 +68,7 @@ struct Shared {
     upkeep: Arc<Upkeep>,
     metrics: Arc<Metrics>,
     pool: Arc<Pool>,
+    outages: Arc<Outages>,
     /// Whether databases that are opened are followed.
     started: AtomicBool,
     /// Requests that must be ended before the program may.
@@ -91,6 +94,7 @@ impl Store {
             upkeep: Arc::new(Upkeep::new(config.upkeep, Arc::clone(&metrics))),
             metrics,
             pool: Arc::new(Pool::new(cores.max(2))),
+            outages: Arc::default(),
             started: AtomicBool::new(false),
             work: TaskTracker::new(),
             interrupt: CancellationToken::new(),
@@ -125,8 +129,8 @@ impl Store {
             let monitored = Arc::clone(database);
             tasks.spawn("database monitor", |stop| monitor::run(monitored, stop));
             for n in 0..database.targets().len() {
-                let uploaded = Arc::clone(database);
-                tasks.spawn("replica monitor", move |stop| target::run(uploaded, n, stop));
+                let (uploaded, outages) = (Arc::clone(database), Arc::clone(&self.shared.outages));
+                tasks.spawn("replica monitor", move |stop| target::run(uploaded, n, outages, stop));
             }
             let (kept, upkeep) = (Arc::clone(database), Arc::clone(&self.shared.upkeep));
             tasks.spawn("keeper", move |stop| keeper::run(kept, upkeep, stop));
