@@ -31,8 +31,8 @@ mod upkeep;
 mod watcher;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -64,7 +64,7 @@ struct Shared {
     world: World,
     sqlite: Arc<dyn Sqlite>,
     registry: Registry,
-    shutdown: ShutdownPolicy,
+    shutdown: Mutex<ShutdownPolicy>,
     upkeep: Arc<Upkeep>,
     metrics: Arc<Metrics>,
     pool: Arc<Pool>,
@@ -75,6 +75,12 @@ struct Shared {
     work: TaskTracker,
     /// Cuts final syncs short.
     interrupt: CancellationToken,
+}
+
+impl Shared {
+    fn shutdown(&self) -> ShutdownPolicy {
+        *self.shutdown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Store {
@@ -90,7 +96,7 @@ impl Store {
             world,
             sqlite,
             registry: Registry::default(),
-            shutdown: config.shutdown,
+            shutdown: Mutex::new(config.shutdown),
             upkeep: Arc::new(Upkeep::new(config.upkeep, Arc::clone(&metrics))),
             metrics,
             pool: Arc::new(Pool::new(cores.max(2))),
@@ -172,7 +178,7 @@ impl Store {
         let entries = shared.registry.close();
         shared.work.close();
         let closing = async {
-            shutdown::close_all(&shared.world, &entries, shared.shutdown, &interrupt).await;
+            shutdown::close_all(&shared.world, &entries, shared.shutdown(), &interrupt).await;
             shared.work.wait().await;
         };
         let cut = async {
@@ -184,6 +190,16 @@ impl Store {
             () = closing => {}
             () = cut => {}
         }
+    }
+
+    /// Changes how long final syncs are tried, from the next one on.
+    pub fn set_shutdown(&self, policy: ShutdownPolicy) {
+        *self.shared.shutdown.lock().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
+    /// Changes compaction, snapshots and retention. What is being done is ended by the old settings.
+    pub fn set_upkeep(&self, config: UpkeepConfig) {
+        self.shared.upkeep.set_config(config);
     }
 
     /// Paths of the databases, in order.

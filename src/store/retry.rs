@@ -67,8 +67,7 @@ impl Retry {
 
     /// Counts a failure, and says how long to wait.
     pub(super) fn failed(&mut self, err: &Error, random: u64) -> Duration {
-        let (state, longest) =
-            if may_pass(err.kind()) { (State::Hopeful, self.soon) } else { (State::Stuck, LATE) };
+        let (state, longest) = if may_pass(err.kind()) { (State::Hopeful, self.soon) } else { (State::Stuck, LATE) };
         if std::mem::replace(&mut self.state, state) == State::Well {
             self.outages.failing.fetch_add(1, Ordering::Relaxed);
         }
