@@ -35,9 +35,9 @@ pub(crate) struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// As many attempts as Litestream makes, spread over about 20 seconds.
+    /// Spread over about 15 seconds. Waits stay short, so that a store that is back is noticed soon.
     pub(crate) const DEFAULT: Self =
-        Self { attempts: 10, first: Duration::from_millis(100), max: Duration::from_secs(10) };
+        Self { attempts: 12, first: Duration::from_millis(100), max: Duration::from_secs(5) };
 
     /// The wait after attempt `n` (from 1): somewhere up to the bound ("full jitter"), so that many clients
     /// that failed together do not come back together. What the service asks for is kept, up to a minute.
@@ -119,7 +119,10 @@ impl Requests {
             };
             failures += 1;
             if failures >= self.policy.attempts || !may_pass(failure.error.kind()) {
-                return Err(failure.error);
+                return Err(match failure.retry_after {
+                    Some(asked) => failure.error.asks_to_wait(asked),
+                    None => failure.error,
+                });
             }
             let wait = self.policy.wait(failures, failure.retry_after, self.world.random.next_u64());
             if failures == QUIET_FAILURES {
@@ -193,7 +196,7 @@ mod tests {
         let began = tokio::time::Instant::now();
         let done: Result<()> = requests.run(CALL, |_| async { Err(failure(ErrorKind::Busy, None)) }).await;
         assert_eq!(done.unwrap_err().kind(), ErrorKind::Busy);
-        assert_eq!(requests.stats().count(Operation::Put), (0, 10));
+        assert_eq!(requests.stats().count(Operation::Put), (0, u64::from(RetryPolicy::DEFAULT.attempts)));
         assert!(began.elapsed() < Duration::from_secs(60));
     }
 
