@@ -19,7 +19,7 @@ mod task;
 use std::sync::Arc;
 
 pub use backoff::{Backoff, LogLimiter};
-pub use blocking::blocking;
+pub use blocking::{Begun, Steps, begin, blocking, run_steps_by, wait};
 pub use clock::{BootId, Clock, ManualClock, SystemClock};
 pub use descriptors::allow_many_descriptors;
 pub(crate) use descriptors::restore_descriptor_limit;

@@ -157,7 +157,7 @@ pub(crate) fn run(seed: u64, swarm: &Swarm, actions: &[Action], verbose: bool) -
     outcome
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
 }
@@ -627,12 +627,12 @@ impl Sim {
 }
 
 /// Mostly few, sometimes many.
-fn skewed(rng: &mut Rng) -> u64 {
+pub(crate) fn skewed(rng: &mut Rng) -> u64 {
     let bound = rng.pick(&[10, 40, 120, 400]);
     rng.below(bound)
 }
 
-fn draw_fault(rng: &mut Rng) -> Fault {
+pub(crate) fn draw_fault(rng: &mut Rng) -> Fault {
     let class = rng.pick(&[
         Class::Wal,
         Class::Wal,

@@ -11,6 +11,7 @@ mod oracle;
 mod replay;
 mod rng;
 mod shrink;
+mod store;
 mod swarm;
 mod tell;
 mod vfs;
@@ -78,6 +79,13 @@ fn no_commit_is_lost_by_the_engine() {
     assert!(failures.is_empty(), "seeds that failed: {failures:?}; SEED=<n> cargo test --test sim replays one");
 }
 
+#[test]
+fn the_whole_program_loses_nothing_it_acknowledged() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    vfs::register();
+    store::gate();
+}
+
 impl Outcome {
     fn add(&mut self, other: &Self) {
         self.states += other.states;
@@ -86,12 +94,7 @@ impl Outcome {
         self.failed_syncs += other.failed_syncs;
         self.full_images += other.full_images;
         self.checkpoints += other.checkpoints;
-        self.counts.ops += other.counts.ops;
-        self.counts.faults += other.counts.faults;
-        self.counts.full += other.counts.full;
-        self.counts.kills += other.counts.kills;
-        self.counts.power_cuts += other.counts.power_cuts;
-        self.counts.torn += other.counts.torn;
+        self.counts.add(&other.counts);
     }
 }
 
