@@ -20,6 +20,8 @@ use std::sync::Arc;
 pub use backoff::{Backoff, LogLimiter};
 pub use blocking::blocking;
 pub use clock::{BootId, Clock, ManualClock, SystemClock};
+#[cfg(debug_assertions)]
+pub use fault::choose_mutant;
 pub(crate) use fault::mutant;
 pub use fault::{FaultPoint, fault_point};
 pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, Modes, OpenMode, OwnerMode};
