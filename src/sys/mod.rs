@@ -23,6 +23,8 @@ pub use blocking::{Begun, Steps, begin, blocking, run_steps_by, wait};
 pub use clock::{BootId, Clock, ManualClock, SystemClock};
 pub use descriptors::allow_many_descriptors;
 pub(crate) use descriptors::restore_descriptor_limit;
+#[cfg(debug_assertions)]
+pub use fault::choose_mutant;
 pub(crate) use fault::mutant;
 pub use fault::{FaultPoint, fault_point};
 pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, Modes, OpenMode, OwnerMode};
