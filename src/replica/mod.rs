@@ -18,6 +18,7 @@ mod replica;
 pub mod requests;
 #[cfg(feature = "s3")]
 pub mod s3;
+mod stats;
 mod stream;
 
 pub(crate) use bridge::{FedReader, bridge};
@@ -26,4 +27,5 @@ pub use client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps}
 pub use find::find_replicas;
 pub use layout::Layout;
 pub use replica::{FileInfo, Replica};
+pub use stats::{Operation, Request, RequestStats};
 pub use stream::once;

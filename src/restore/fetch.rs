@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::progress::Progress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::{ByteStream, FedReader, FileInfo, Replica, bridge};
+use crate::sys::wait;
 use crate::v3;
 
 /// Bytes that wait between network and decoder, over all objects together.
@@ -205,9 +206,9 @@ impl<T> Iterator for Waiting<T> {
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         if self.ready.is_empty() {
-            match self.deliveries.blocking_recv() {
+            match wait(self.deliveries.recv()) {
                 Some(Delivery::One(object, reader)) => self.ready.push_back((object, Body::Fed(reader))),
-                Some(Delivery::Group(coming)) => self.ready.extend(coming.blocking_recv().into_iter().flatten()),
+                Some(Delivery::Group(coming)) => self.ready.extend(wait(coming).into_iter().flatten()),
                 None => {}
             }
         }

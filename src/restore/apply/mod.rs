@@ -2,7 +2,8 @@
 //!
 //! Newest file first, with a bitmap of the pages that are written: a superseded page is checked
 //! (its file's checksum covers it) but not written again. Pages are decoded into batches of about
-//! a megabyte, and written on a second thread while the next batch fills.
+//! a megabyte, and written on a second thread while the next batch fills; what fits into one batch
+//! needs no second thread.
 //!
 //! With a [`Base`] the files lead on from a database that is there already, and what comes out is
 //! only the pages that differ.
@@ -14,12 +15,11 @@ mod batch;
 mod mark;
 
 use std::io::Read;
-use std::sync::mpsc::{channel, sync_channel};
 
 pub(super) use batch::BATCH;
-use batch::{BATCHES, Batch, Batches, write_batches};
+use batch::{Batch, Batches};
+use mark::Pace;
 pub(super) use mark::{Entry, Ledger, Mark, Piece};
-use mark::{Pace, Tally, keep_entries};
 
 use super::pages::PageMap;
 use crate::error::{Error, ErrorKind, Result};
@@ -115,32 +115,19 @@ pub(super) fn apply<R: Read>(
     out: &dyn File,
 ) -> Result<(Applied, PageMap), Broken> {
     let (applied, map) = std::thread::scope(|scope| {
-        let (full, to_write) = sync_channel(BATCHES);
-        let (written, free) = channel();
         let pace = ledger.as_ref().map(|_| Pace::default());
-        let (tally, keeper) = match ledger {
-            None => (None, None),
-            Some(ledger) => {
-                let (entries, to_keep) = sync_channel(1);
-                (Some(Tally::new(entries)), Some(scope.spawn(move || keep_entries(&to_keep, out, ledger))))
-            }
-        };
-        let writer = scope.spawn(move || write_batches(&to_write, &written, out, tally));
-        let decoded = Decoding::new(Batches::new(full, free), listed, pace).run(sources, start);
-        let panicked = || Error::new(ErrorKind::Internal, "writer panicked");
-        let written = writer.join().unwrap_or_else(|_| Err(panicked()));
-        let kept = keeper.map_or(Ok(()), |keeper| keeper.join().unwrap_or_else(|_| Err(panicked())));
+        let mut decoding = Decoding::new(Batches::new(scope, out, ledger), listed, pace);
+        let decoded = decoding.run(sources, start);
         // If the writer failed, the decoder could only notice that nobody takes its batches.
-        written?;
-        kept?;
+        decoding.batches.finish()?;
         decoded
     })?;
     out.set_len(applied.bytes())?;
     Ok((applied, map))
 }
 
-struct Decoding {
-    batches: Batches,
+struct Decoding<'scope, 'env> {
+    batches: Batches<'scope, 'env>,
     listed: u64,
     batch: Option<Batch>,
     /// Files that were read to their end.
@@ -174,13 +161,13 @@ pub(super) fn room_for(newest: &Header, there: u32, listed: u64) -> Result<PageM
     Ok(PageMap::new(pages, newest.page_size.lock_page()))
 }
 
-impl Decoding {
-    fn new(batches: Batches, listed: u64, pace: Option<Pace>) -> Self {
+impl<'scope, 'env> Decoding<'scope, 'env> {
+    fn new(batches: Batches<'scope, 'env>, listed: u64, pace: Option<Pace>) -> Self {
         Self { batches, listed, batch: None, done: 0, pace }
     }
 
     fn run<R: Read>(
-        mut self,
+        &mut self,
         sources: impl Iterator<Item = Result<(FileInfo, R)>>,
         start: Start,
     ) -> Result<(Applied, PageMap), Broken> {
@@ -208,7 +195,7 @@ impl Decoding {
         }
         let image = image.ok_or_else(|| Error::new(ErrorKind::NotFound, "no matching backup files available"))?;
         if let Some(batch) = self.batch.take() {
-            self.batches.send(batch)?;
+            self.batches.send_last(batch)?;
         }
         Ok(image.finish(base).map_err(|err| err.context("decode database"))?)
     }
