@@ -58,7 +58,14 @@ impl PageMap {
     /// An empty map that keeps frames in memory up to so many bytes.
     #[must_use]
     pub fn caching(cache_limit: usize) -> Self {
-        Self { frames: HashMap::new(), commit: 0, big_endian: false, cache: Vec::new(), cache_limit, cached: HashMap::new() }
+        Self {
+            frames: HashMap::new(),
+            commit: 0,
+            big_endian: false,
+            cache: Vec::new(),
+            cache_limit,
+            cached: HashMap::new(),
+        }
     }
 
     /// Adds the committed transactions that `reader` finds. With a `limit` reading stops at the

@@ -701,7 +701,9 @@ pub(crate) fn draw_fault(rng: &mut Rng) -> Fault {
         Class::Ltx => rng.pick(&[Op::Open, Op::Peek, Op::Stat]),
         Class::Record => rng.pick(&[Op::Open, Op::Peek, Op::Write, Op::Create]),
         Class::Wal => rng.pick(&[Op::Open, Op::Read, Op::Peek, Op::Peek, Op::Peek, Op::Stat, Op::Sync, Op::Write]),
-        Class::Db => rng.pick(&[Op::Open, Op::Read, Op::Peek, Op::Stat, Op::Sync, Op::Write, Op::Lock, Op::Lock, Op::Shm]),
+        Class::Db => {
+            rng.pick(&[Op::Open, Op::Read, Op::Peek, Op::Stat, Op::Sync, Op::Write, Op::Lock, Op::Lock, Op::Shm])
+        }
     };
     let bound = match op {
         _ if locked => rng.pick(&[1, 6]),

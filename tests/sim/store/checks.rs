@@ -88,7 +88,12 @@ impl Sim {
     }
 
     /// Restores, and compares with what the TXID is known to be.
-    async fn restore(&self, n: usize, honest: bool, target: Target) -> Result<litestream::error::Result<Restored>, Broken> {
+    async fn restore(
+        &self,
+        n: usize,
+        honest: bool,
+        target: Target,
+    ) -> Result<litestream::error::Result<Restored>, Broken> {
         let site = &self.sites[n];
         let harness = Who { proc: Proc::Harness, life: 0 };
         let replica = if honest { site.honest_replica(&self.disk) } else { site.replica(&self.disk, harness, 1) };
@@ -250,14 +255,14 @@ impl Sim {
                 let gap = findings(manifest.level(level)).find(|finding| finding.fault == Fault::Gap);
                 let Some(gap) = gap else { continue };
                 let (from, to) = (gap.prev.txids.max(), gap.next.txids.min());
-                let bridged = manifest.iter().any(|file| {
-                    file.level > level && file.txids.min() <= from.next() && file.txids.max().next() >= to
-                });
+                let bridged = manifest
+                    .iter()
+                    .any(|file| file.level > level && file.txids.min() <= from.next() && file.txids.max().next() >= to);
                 if !bridged {
-                    return self.violate("I8 tidy", format!("site {n}: level {level} has nothing between {from} and {to}"));
+                    return self
+                        .violate("I8 tidy", format!("site {n}: level {level} has nothing between {from} and {to}"));
                 }
             }
         }
     }
-
 }
