@@ -3,23 +3,33 @@
 //! [`ReplicaClient`] is the seam: keys and bytes. [`Replica`] speaks of levels and TXIDs. Backends
 //! live in one file each; retries, limits and faults are wrappers over the same trait.
 
+#[cfg(feature = "abs")]
+pub mod abs;
 mod bridge;
 mod build;
 mod client;
 pub mod faulty;
 pub mod file;
 mod find;
+#[cfg(feature = "gs")]
+pub mod gs;
 mod layout;
 pub mod memory;
+#[cfg(feature = "oss")]
+pub mod oss;
 mod reader;
 #[expect(clippy::module_inception, reason = "the type of that name lives there")]
 mod replica;
-#[cfg(feature = "s3")]
+#[cfg(feature = "web")]
 pub mod requests;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(feature = "web")]
+mod stamp;
 mod stats;
 mod stream;
+#[cfg(feature = "web")]
+mod web;
 
 pub(crate) use bridge::{FedReader, bridge};
 pub use build::build;

@@ -2,6 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[cfg(feature = "abs")]
+mod abs;
+#[cfg(feature = "gs")]
+mod gs;
+#[cfg(feature = "oss")]
+mod oss;
 #[cfg(feature = "s3")]
 mod s3;
 mod suite;
@@ -71,3 +77,31 @@ macro_rules! s3_conformance {
 s3_conformance!(s3_moto, "moto");
 #[cfg(feature = "s3")]
 s3_conformance!(s3_ceph, "ceph");
+
+/// As above, against a server that a script of `tests/servers` starts. `$make` is given the case's name.
+#[cfg(any(feature = "abs", feature = "gs", feature = "oss"))]
+macro_rules! served_conformance {
+    ($name:ident, $needs:literal, $make:expr) => {
+        mod $name {
+            use super::*;
+
+            macro_rules! case {
+                ($case:ident) => {
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    #[ignore = $needs]
+                    async fn $case() {
+                        suite::$case(Arc::new($make(stringify!($case)))).await;
+                    }
+                };
+            }
+            suite::for_each_case!(case);
+        }
+    };
+}
+
+#[cfg(feature = "abs")]
+served_conformance!(abs_azurite, "needs the server of tests/servers/abs.sh", abs::client);
+#[cfg(feature = "gs")]
+served_conformance!(gs_fake, "needs the server of tests/servers/gs.sh", gs::client);
+#[cfg(feature = "oss")]
+served_conformance!(oss_fake, "needs the server of tests/servers/oss.sh", oss::client);
