@@ -30,7 +30,7 @@ pub use finding::{Finding, Severity};
 pub use path::clean;
 pub use raw::{ByteSize, Secret};
 pub use replica::{
-    AbsAuth, AbsSettings, AwsKeys, ClientCertificate, CustomerKey, Encryption, FileSettings, GsSettings, NatsAuth,
+    AbsAuth, AbsSettings, AwsKeys, ClientCertificate, CustomerKey, Encryption, FileSettings, GsSettings, HostKey, NatsAuth,
     NatsSettings, OssSettings, PathStyle, ReplicaKind, ReplicaSettings, S3Settings, SftpSettings, SseSettings,
     WebdavSettings, replica_from_url,
 };

@@ -5,9 +5,15 @@ use std::sync::Arc;
 use super::client::ReplicaClient;
 use super::file::FileClient;
 use super::layout::Layout;
+#[cfg(feature = "nats")]
+use super::nats::NatsClient;
 use super::replica::Replica;
 #[cfg(feature = "s3")]
 use super::s3::S3Client;
+#[cfg(feature = "sftp")]
+use super::sftp::SftpClient;
+#[cfg(feature = "webdav")]
+use super::webdav::WebdavClient;
 use crate::config::{ReplicaKind, ReplicaSettings};
 use crate::error::Result;
 use crate::sys::World;
@@ -21,6 +27,12 @@ pub fn build(settings: &ReplicaSettings, world: &World) -> Result<Replica> {
         ReplicaKind::File(file) => (Arc::new(FileClient::new(world.clone(), file.path.clone())), Layout::Decimal),
         #[cfg(feature = "s3")]
         ReplicaKind::S3(s3) => (Arc::new(S3Client::new((**s3).clone(), world.clone())), Layout::Hex4),
+        #[cfg(feature = "sftp")]
+        ReplicaKind::Sftp(sftp) => (Arc::new(SftpClient::new(sftp.clone(), world.clone())), Layout::Decimal),
+        #[cfg(feature = "webdav")]
+        ReplicaKind::Webdav(webdav) => (Arc::new(WebdavClient::new(webdav.clone(), world.clone())), Layout::Decimal),
+        #[cfg(feature = "nats")]
+        ReplicaKind::Nats(nats) => (Arc::new(NatsClient::new((**nats).clone(), world.clone())), Layout::Decimal),
         other => return Err(other.not_built()),
     };
     Ok(Replica::new(client, layout))

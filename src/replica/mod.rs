@@ -8,16 +8,30 @@ mod build;
 mod client;
 pub mod faulty;
 pub mod file;
+#[cfg(any(feature = "sftp", feature = "webdav"))]
+mod from_header;
 mod layout;
 pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod reader;
+#[cfg(any(feature = "sftp", feature = "nats"))]
+mod refusal;
 #[expect(clippy::module_inception, reason = "the type of that name lives there")]
 mod replica;
-#[cfg(feature = "s3")]
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
 pub mod requests;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(feature = "sftp")]
+pub mod sftp;
 mod stream;
+#[cfg(any(feature = "sftp", feature = "webdav"))]
+mod tree;
+#[cfg(feature = "web")]
+mod web;
+#[cfg(feature = "webdav")]
+pub mod webdav;
 
 pub(crate) use bridge::{FedReader, bridge};
 pub use build::build;
