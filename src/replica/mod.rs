@@ -3,6 +3,8 @@
 //! [`ReplicaClient`] is the seam: keys and bytes. [`Replica`] speaks of levels and TXIDs. Backends
 //! live in one file each; retries, limits and faults are wrappers over the same trait.
 
+#[cfg(feature = "abs")]
+pub mod abs;
 mod bridge;
 mod build;
 mod client;
@@ -10,10 +12,14 @@ pub mod faulty;
 pub mod file;
 #[cfg(any(feature = "sftp", feature = "webdav"))]
 mod from_header;
+#[cfg(feature = "gs")]
+pub mod gs;
 mod layout;
 pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "oss")]
+pub mod oss;
 mod reader;
 #[cfg(any(feature = "sftp", feature = "nats"))]
 mod refusal;
@@ -25,6 +31,8 @@ pub mod requests;
 pub mod s3;
 #[cfg(feature = "sftp")]
 pub mod sftp;
+#[cfg(any(feature = "web", feature = "nats"))]
+mod stamp;
 mod stream;
 #[cfg(any(feature = "sftp", feature = "webdav"))]
 mod tree;

@@ -193,6 +193,12 @@ impl Requests {
         outcome
     }
 
+    /// A number nobody else has.
+    #[cfg(feature = "abs")]
+    pub(crate) fn random(&self) -> u64 {
+        self.world.random.next_u64()
+    }
+
     /// Runs `attempt` until it succeeds, fails for good, or the policy is used up. It is told how many
     /// attempts came before: after the first, an earlier one may have taken effect.
     pub(crate) async fn run<T, F>(&self, call: Call<'_>, mut attempt: impl FnMut(u32) -> F) -> Result<T>

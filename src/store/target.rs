@@ -19,8 +19,9 @@ use crate::db::SnapshotInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, FileWriter, Header};
 use crate::replica::{FileInfo, Replica};
-use crate::sys::{Backoff, Fs, LogLimiter, Modes, OpenMode, Publisher, World, blocking, unique_temp_path};
+use crate::sys::{Backoff, Fs, LogLimiter, Modes, OpenMode, Publisher, blocking, unique_temp_path};
 use crate::types::{Level, PageSize, Txid, TxidRange};
+use crate::wal::WalHeader;
 
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 const ERROR_SPACING: Duration = Duration::from_secs(30);
@@ -234,7 +235,7 @@ impl Target {
                 return Ok((at, Pass::More));
             }
             let txids = TxidRange::single(next);
-            let Some(Header { page_size, .. }) = lineage::local_header(database, txids).await? else {
+            let Some(Header { page_size, wal, .. }) = lineage::local_header(database, txids).await? else {
                 // The chain cannot be continued file by file; a snapshot spans whatever is missing.
                 info!(system = "store", db = %database.name(), replica = self.replica().kind(), txid = %next,
                     "local ltx file is missing, bridging the gap with a snapshot");
@@ -249,10 +250,11 @@ impl Target {
                 info!(system = "store", db = %database.name(), page_size = page_size.get(), "page size changed, taking a snapshot");
                 self.snapshot(database).await?;
             }
-            let image = self.put(database, txids).await?;
-            if let Some(image) = image {
+            let info = self.put(database, txids).await?;
+            // Images are taken from the head of a log, so most files tell by their header that they are none.
+            if next > Txid::FIRST && wal.offset == WalHeader::SIZE && is_full_image(database, txids).await? {
                 // Restores need not go back further, and level 9 need not read the database again (C5).
-                Box::pin(self.promote(database, &image)).await?;
+                Box::pin(self.promote(database, &info)).await?;
             }
             at = Position { txid: Some(next), page_size: Some(page_size) };
             next = next.next();
@@ -261,8 +263,8 @@ impl Target {
         Ok((at, Pass::Done))
     }
 
-    /// Uploads one local L0 file. If it is a full image that does not begin the history, it is returned.
-    async fn put(&self, database: &Database, txids: TxidRange) -> Result<Option<FileInfo>> {
+    /// Uploads one local L0 file.
+    async fn put(&self, database: &Database, txids: TxidRange) -> Result<FileInfo> {
         let (path, modes) = (database.local().path(Level::L0, txids), database.seen().modes);
         let put = self.replica().put_local(Level::L0, txids, &database.world, &path, modes).await;
         let info = match put {
@@ -279,8 +281,7 @@ impl Target {
         self.manifest.written(info);
         debug!(system = "store", db = %database.name(), replica = self.replica().kind(), level = 0,
             minTXID = %txids.min(), maxTXID = %txids.max(), size = info.size, "ltx file uploaded");
-        let image = txids.min() > Txid::FIRST && is_full_image(&database.world, path).await?;
-        Ok(image.then_some(info))
+        Ok(info)
     }
 
     /// Publishes a full image of level 0 as a snapshot too.
@@ -389,9 +390,9 @@ impl Drop for Staged {
     }
 }
 
-/// Whether a local file holds every page of the database.
-async fn is_full_image(world: &World, path: PathBuf) -> Result<bool> {
-    let fs = world.fs.clone();
+/// Whether a local L0 file holds every page of the database.
+async fn is_full_image(database: &Database, txids: TxidRange) -> Result<bool> {
+    let (path, fs) = (database.local().path(Level::L0, txids), database.world.fs.clone());
     blocking(move || ltx::is_full_image(fs.open(&path, OpenMode::Read)?.as_ref())).await
 }
 

@@ -2,8 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[cfg(feature = "abs")]
+mod abs;
+#[cfg(feature = "gs")]
+mod gs;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "oss")]
+mod oss;
 #[cfg(any(feature = "nats", feature = "sftp", feature = "webdav"))]
 mod proxy;
 #[cfg(feature = "s3")]
@@ -82,20 +88,19 @@ s3_conformance!(s3_moto, "moto");
 #[cfg(feature = "s3")]
 s3_conformance!(s3_ceph, "ceph");
 
-/// As above, against a server that a script in `tests/servers` starts.
-#[cfg(any(feature = "nats", feature = "sftp", feature = "webdav"))]
-macro_rules! server_conformance {
-    ($name:ident, $why:literal, $client:expr) => {
+/// As above, against a server that a script of `tests/servers` starts. `$make` is given the case's name.
+#[cfg(any(feature = "abs", feature = "gs", feature = "nats", feature = "oss", feature = "sftp", feature = "webdav"))]
+macro_rules! served_conformance {
+    ($name:ident, $needs:literal, $make:expr) => {
         mod $name {
             use super::*;
 
             macro_rules! case {
                 ($case:ident) => {
                     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                    #[ignore = $why]
+                    #[ignore = $needs]
                     async fn $case() {
-                        let client = $client;
-                        suite::$case(Arc::new(client(stringify!($case)))).await;
+                        suite::$case(Arc::new($make(stringify!($case)))).await;
                     }
                 };
             }
@@ -104,26 +109,33 @@ macro_rules! server_conformance {
     };
 }
 
+#[cfg(feature = "abs")]
+served_conformance!(abs_azurite, "needs the server of tests/servers/abs.sh", abs::client);
+#[cfg(feature = "gs")]
+served_conformance!(gs_fake, "needs the server of tests/servers/gs.sh", gs::client);
+#[cfg(feature = "oss")]
+served_conformance!(oss_fake, "needs the server of tests/servers/oss.sh", oss::client);
 #[cfg(feature = "sftp")]
-server_conformance!(sftp_openssh, "needs the server of tests/servers/sftp.sh", |case| sftp::Server::get().client(case));
+served_conformance!(sftp_openssh, "needs the server of tests/servers/sftp.sh", |case: &str| sftp::Server::get()
+    .client(case));
 #[cfg(feature = "webdav")]
-server_conformance!(webdav_apache, "needs the servers of tests/servers/webdav.sh", |case| {
+served_conformance!(webdav_apache, "needs the servers of tests/servers/webdav.sh", |case: &str| {
     webdav::Server::named("basic").client(case)
 });
 #[cfg(feature = "webdav")]
-server_conformance!(webdav_apache_digest, "needs the servers of tests/servers/webdav.sh", |case| {
+served_conformance!(webdav_apache_digest, "needs the servers of tests/servers/webdav.sh", |case: &str| {
     webdav::Server::named("digest").client(case)
 });
 #[cfg(feature = "webdav")]
-server_conformance!(webdav_nginx, "needs the servers of tests/servers/webdav.sh", |case| {
+served_conformance!(webdav_nginx, "needs the servers of tests/servers/webdav.sh", |case: &str| {
     webdav::Server::named("nginx").client(case)
 });
 #[cfg(feature = "webdav")]
-server_conformance!(webdav_rclone, "needs the servers of tests/servers/webdav.sh", |case| {
+served_conformance!(webdav_rclone, "needs the servers of tests/servers/webdav.sh", |case: &str| {
     webdav::Server::named("rclone").client(case)
 });
 #[cfg(feature = "nats")]
-server_conformance!(nats_server, "needs the servers of tests/servers/nats.sh", |case| nats::client(case));
+served_conformance!(nats_server, "needs the servers of tests/servers/nats.sh", nats::client);
 
 /// The time in an LTX file's header is what `Stamps::Exact` gives, whatever the store says.
 #[cfg(any(feature = "sftp", feature = "webdav"))]

@@ -34,7 +34,9 @@ fn text_of(name: &str) -> String {
 }
 
 fn at(url: &str, keys: &str) -> NatsClient {
-    let ReplicaKind::Nats(settings) = replica(&format!("url: {url}\n{keys}"), &[]) else { panic!("not a NATS replica") };
+    let ReplicaKind::Nats(settings) = replica(&format!("url: {url}\n{keys}"), &[]) else {
+        panic!("not a NATS replica")
+    };
     NatsClient::new(*settings, World::system())
 }
 
@@ -159,7 +161,8 @@ async fn listings_at_the_same_time_share_one() {
 async fn a_lost_connection_is_mended() {
     let line = Line::to(url("password").rsplit("//").next().unwrap()).await;
     let prefix = unique("cut");
-    let client = at(&format!("nats://{}/litestream/{prefix}", line.address()), &format!("{USER}\nreconnect-wait: 100ms"));
+    let client =
+        at(&format!("nats://{}/litestream/{prefix}", line.address()), &format!("{USER}\nreconnect-wait: 100ms"));
     works(&client).await;
     for round in 0..5 {
         line.cut();

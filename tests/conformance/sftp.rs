@@ -96,7 +96,10 @@ async fn only_the_right_server_is_taken_for_it() {
     let known = |lines: String| {
         std::fs::write(home.path().join("known_hosts"), lines).unwrap();
         let ReplicaKind::Sftp(mut settings) = replica(
-            &format!("type: sftp\nhost: {}\nuser: {}\npath: {}/known\n{password}", server.address, server.user, server.dir),
+            &format!(
+                "type: sftp\nhost: {}\nuser: {}\npath: {}/known\n{password}",
+                server.address, server.user, server.dir
+            ),
             &[],
         ) else {
             panic!()

@@ -413,15 +413,21 @@ pub(crate) async fn names_are_taken_literally(client: Client) {
         "@",
         ".hidden",
     ];
+    let mut kept = Vec::new();
     for name in hostile {
-        put(&client, &format!("odd names/{name}"), name).await;
+        match client.put(&key(&format!("odd names/{name}")), once(name), at(STAMP)).await {
+            Ok(_) => kept.push(name),
+            // Where a store cannot tell it from a slash it must be refused, not kept under another name.
+            Err(err) => assert_eq!((name, err.kind()), ("\\", ErrorKind::Invalid), "{err}"),
+        }
     }
-    let mut want: Vec<String> = hostile.iter().map(|name| format!("odd names/{name}")).collect();
+    let mut want: Vec<String> = kept.iter().map(|name| format!("odd names/{name}")).collect();
     want.sort();
     assert_eq!(names(&client, "odd names", None).await, want);
-    for name in hostile {
+    for name in &kept {
         assert_eq!(read(&client, &format!("odd names/{name}")).await.unwrap(), name.as_bytes(), "{name}");
     }
-    client.delete(&hostile.map(|name| key(&format!("odd names/{name}")))).await.unwrap();
+    let keys: Vec<Key> = kept.iter().map(|name| key(&format!("odd names/{name}"))).collect();
+    client.delete(&keys).await.unwrap();
     assert!(names(&client, "odd names", None).await.is_empty());
 }

@@ -14,7 +14,7 @@ use super::raw::{RawReplica, Secret};
 use super::url::{self, Url};
 use crate::error::{Error, Result};
 
-pub use objects::{AbsAuth, AbsSettings, GsSettings, OssSettings};
+pub use objects::{AbsAuth, AbsSettings, AzureLogin, GsSettings, OssSettings};
 pub(super) use s3::PARAMETERS as S3_PARAMETERS;
 pub use s3::{AwsKeys, CustomerKey, Encryption, PathStyle, S3Settings, SseSettings};
 pub use servers::{ClientCertificate, HostKey, NatsAuth, NatsSettings, SftpSettings, WebdavSettings};
@@ -72,7 +72,7 @@ impl ReplicaKind {
     /// The error of whoever needs a client for a backend this build does not have.
     #[must_use]
     pub fn not_built(&self) -> Error {
-        Error::invalid(format!("replica type {:?} is not available in this build yet", self.name()))
+        Error::invalid(format!("replica type {:?} is not available in this build", self.name()))
     }
 
     /// What tells this place apart from others: two databases must not share it. Two equal texts are the
@@ -142,7 +142,7 @@ pub(super) fn build(raw: &RawReplica, around: Surroundings<'_>) -> Result<Replic
     check_conflicts(raw, backend)?;
     let kind = match backend {
         "s3" => ReplicaKind::S3(Box::new(s3::build(raw, around)?)),
-        "gs" => ReplicaKind::Gs(objects::gs(raw)?),
+        "gs" => ReplicaKind::Gs(objects::gs(raw, around)?),
         "abs" => ReplicaKind::Abs(objects::abs(raw, around)?),
         "oss" => ReplicaKind::Oss(objects::oss(raw, around)?),
         "sftp" => ReplicaKind::Sftp(servers::sftp(raw, around)?),

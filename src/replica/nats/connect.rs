@@ -199,11 +199,13 @@ fn encrypt(options: ConnectOptions, settings: &NatsSettings) -> Result<ConnectOp
             let key = std::fs::read(&ours.key)
                 .map_err(|e| Error::new(ErrorKind::PermissionDenied, WHAT).at(&ours.key).caused_by(e))?;
             let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| {
-                Error::new(ErrorKind::PermissionDenied, WHAT).at(&ours.key).caused_by("no private key in PEM form found")
+                Error::new(ErrorKind::PermissionDenied, WHAT)
+                    .at(&ours.key)
+                    .caused_by("no private key in PEM form found")
             })?;
-            config.with_client_auth_cert(certificates(&ours.certificate, WHAT)?, key).map_err(|e| {
-                Error::new(ErrorKind::PermissionDenied, WHAT).at(&ours.certificate).caused_by(e)
-            })?
+            config
+                .with_client_auth_cert(certificates(&ours.certificate, WHAT)?, key)
+                .map_err(|e| Error::new(ErrorKind::PermissionDenied, WHAT).at(&ours.certificate).caused_by(e))?
         }
     };
     Ok(options.require_tls(true).tls_client_config(config))

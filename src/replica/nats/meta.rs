@@ -7,8 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use serde::{Deserialize, Serialize};
 
+use super::super::stamp::stamp_text;
 use crate::error::{Error, Result};
-use crate::types::{Timestamp, format_timestamp, parse_timestamp};
+use crate::types::{Timestamp, parse_timestamp};
 
 /// Where a stamp is kept.
 const STAMP: &str = "Litestream-Timestamp";
@@ -49,12 +50,12 @@ impl Meta {
     pub(super) fn new(bucket: &str, name: &str, nuid: &str, stamp: Timestamp, now: Timestamp) -> Self {
         Self {
             name: name.to_owned(),
-            headers: Some(BTreeMap::from([(STAMP.to_owned(), vec![text(stamp)])])),
+            headers: Some(BTreeMap::from([(STAMP.to_owned(), vec![stamp_text(stamp)])])),
             options: Some(Options { link: None, max_chunk_size: Some(super::CHUNK as u64) }),
             bucket: bucket.to_owned(),
             nuid: nuid.to_owned(),
             size: 0,
-            mtime: text(now),
+            mtime: stamp_text(now),
             chunks: 0,
             digest: None,
             deleted: false,
@@ -83,14 +84,6 @@ impl Meta {
         let values = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(STAMP))?.1;
         parse_timestamp(values.first()?).ok()
     }
-}
-
-/// RFC 3339 without trailing zeros in the fraction, as the reference writes it.
-fn text(at: Timestamp) -> String {
-    let text = format_timestamp(at, 3);
-    let short = text.trim_end_matches('Z').trim_end_matches('0').trim_end_matches('.');
-    // Only zeros of the fraction may go.
-    if short.len() < 19 { format_timestamp(at, 0) } else { format!("{short}Z") }
 }
 
 /// The form of a checksum in a record.

@@ -107,9 +107,8 @@ impl Reading {
             if self.at >= self.range.end {
                 return Ok(None);
             }
-            let broken = |target: &str, kind, text: String| {
-                Error::new(kind, "nats: read object").at(target).caused_by(text)
-            };
+            let broken =
+                |target: &str, kind, text: String| Error::new(kind, "nats: read object").at(target).caused_by(text);
             let Some(chunk) = self.chunks.next().await else {
                 // Replaced or deleted meanwhile.
                 let text = format!("the object ends at {}, not at {}", self.at, self.size);

@@ -194,10 +194,7 @@ impl client::Handler for Watch {
 }
 
 fn unreachable(host: &str, text: String) -> Error {
-    Error::new(ErrorKind::Unavailable, "sftp: connect to")
-        .at(host)
-        .caused_by(text)
-        .hint("check host, port and network")
+    Error::new(ErrorKind::Unavailable, "sftp: connect to").at(host).caused_by(text).hint("check host, port and network")
 }
 
 fn handshake_failed(settings: &SftpSettings, refused: &Mutex<Option<String>>, err: russh::Error) -> Error {
@@ -233,7 +230,9 @@ async fn private_key(settings: &SftpSettings) -> Result<Option<Arc<PrivateKey>>>
             text.caused_by(e).hint("key-path names a file this user can read; `~` is not expanded")
         };
         let text = std::fs::read_to_string(&path).map_err(unreadable)?;
-        parse_key(&text).map(|key| Some(Arc::new(key))).map_err(|e| e.context(format!("sftp: cannot parse sftp key path {path}")))
+        parse_key(&text)
+            .map(|key| Some(Arc::new(key)))
+            .map_err(|e| e.context(format!("sftp: cannot parse sftp key path {path}")))
     })
     .await
 }
@@ -296,10 +295,8 @@ async fn log_in(ssh: &mut Ssh, settings: &SftpSettings, key: Option<Arc<PrivateK
             None => hint = "set password or key-path, or SSH_AUTH_SOCK to an agent's socket",
         }
     }
-    let text = format!(
-        "ssh: unable to authenticate, attempted methods [{}], no supported methods remain",
-        tried.join(" ")
-    );
+    let text =
+        format!("ssh: unable to authenticate, attempted methods [{}], no supported methods remain", tried.join(" "));
     Err(Error::new(ErrorKind::PermissionDenied, "ssh: handshake failed").caused_by(text).hint(hint))
 }
 

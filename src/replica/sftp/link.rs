@@ -61,9 +61,8 @@ impl Link {
                 State::Connecting(attempt) => attempt.clone(),
                 State::Idle | State::Up(_) => {
                     let settings = self.settings.clone();
-                    let connecting = async move {
-                        connect(&settings).await.map(Arc::new).map_err(|err| Refusal::of(&err))
-                    };
+                    let connecting =
+                        async move { connect(&settings).await.map(Arc::new).map_err(|err| Refusal::of(&err)) };
                     let attempt = connecting.boxed().shared();
                     *state = State::Connecting(attempt.clone());
                     attempt

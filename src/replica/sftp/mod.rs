@@ -158,9 +158,11 @@ fn failure(doing: &'static str, target: &str, problem: Problem) -> Failure {
                 }
                 Status::UNSUPPORTED => (ErrorKind::Invalid, "SSH_FX_OP_UNSUPPORTED", None),
                 // The protocol has one code for all the rest: disk full, quota, name too long.
-                Status::FAILURE => {
-                    (ErrorKind::Io, "SSH_FX_FAILURE", Some("the server does not say why: is its disk full, or a quota?"))
-                }
+                Status::FAILURE => (
+                    ErrorKind::Io,
+                    "SSH_FX_FAILURE",
+                    Some("the server does not say why: is its disk full, or a quota?"),
+                ),
                 _ => (ErrorKind::Io, "SSH_FX_OTHER", None),
             };
             (kind, name, format!("sftp: {:?} ({name})", status.message), hint)

@@ -9,9 +9,7 @@ use futures::stream::{self, FuturesOrdered, StreamExt};
 use super::super::stream::clamp;
 use super::session::{Handle, Problem};
 use super::wire::{self, Request};
-use super::{
-    ByteStream, Call, Error, ErrorKind, Failure, Key, Operation, PIECE, Result, SftpClient, WINDOW, failure,
-};
+use super::{ByteStream, Call, Error, ErrorKind, Failure, Key, Operation, PIECE, Result, SftpClient, WINDOW, failure};
 
 const DOING: &str = "read object";
 /// How long a piece may take.

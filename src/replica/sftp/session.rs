@@ -383,7 +383,8 @@ mod tests {
     #[tokio::test]
     async fn everybody_hears_that_the_session_is_over() {
         let session = server(|kind, id| (kind != 14).then(|| status(id, 0))).await;
-        let (removed, made) = (session.run(&Request::Remove { path: "a" }), session.run(&Request::MakeDir { path: "b" }));
+        let (removed, made) =
+            (session.run(&Request::Remove { path: "a" }), session.run(&Request::MakeDir { path: "b" }));
         removed.await.unwrap();
         assert!(matches!(made.await, Err(Problem::Lost(_))));
         assert!(!session.is_up());

@@ -45,20 +45,54 @@ pub(super) const FSYNC: &str = "fsync@openssh.com";
 /// What is asked.
 #[derive(Debug)]
 pub(super) enum Request<'a> {
-    Open { path: &'a str, flags: u32 },
-    Close { handle: &'a [u8] },
-    Read { handle: &'a [u8], offset: u64, len: u32 },
-    Write { handle: &'a [u8], offset: u64, data: &'a [u8] },
-    Fstat { handle: &'a [u8] },
+    Open {
+        path: &'a str,
+        flags: u32,
+    },
+    Close {
+        handle: &'a [u8],
+    },
+    Read {
+        handle: &'a [u8],
+        offset: u64,
+        len: u32,
+    },
+    Write {
+        handle: &'a [u8],
+        offset: u64,
+        data: &'a [u8],
+    },
+    Fstat {
+        handle: &'a [u8],
+    },
     /// Access and modification time, in seconds.
-    SetTimes { handle: &'a [u8], seconds: u32 },
-    OpenDir { path: &'a str },
-    ReadDir { handle: &'a [u8] },
-    Remove { path: &'a str },
-    MakeDir { path: &'a str },
-    Stat { path: &'a str },
-    Rename { from: &'a str, to: &'a str },
-    Extended { name: &'a str, fields: &'a [&'a [u8]] },
+    SetTimes {
+        handle: &'a [u8],
+        seconds: u32,
+    },
+    OpenDir {
+        path: &'a str,
+    },
+    ReadDir {
+        handle: &'a [u8],
+    },
+    Remove {
+        path: &'a str,
+    },
+    MakeDir {
+        path: &'a str,
+    },
+    Stat {
+        path: &'a str,
+    },
+    Rename {
+        from: &'a str,
+        to: &'a str,
+    },
+    Extended {
+        name: &'a str,
+        fields: &'a [&'a [u8]],
+    },
 }
 
 /// What came back.
@@ -331,7 +365,8 @@ mod tests {
     #[test]
     fn requests_are_laid_out_as_the_draft_says() {
         let sent = Request::Read { handle: b"\x00\xff", offset: 7, len: 9 }.encode(5);
-        let want = [&[0, 0, 0, 23, 5, 0, 0, 0, 5, 0, 0, 0, 2, 0, 255][..], &7_u64.to_be_bytes(), &[0, 0, 0, 9]].concat();
+        let want =
+            [&[0, 0, 0, 23, 5, 0, 0, 0, 5, 0, 0, 0, 2, 0, 255][..], &7_u64.to_be_bytes(), &[0, 0, 0, 9]].concat();
         assert_eq!(sent, want);
         let sent = Request::Extended { name: POSIX_RENAME, fields: &[b"a", b"b"] }.encode(1);
         let body = strings(&[POSIX_RENAME.as_bytes(), b"a", b"b"]);

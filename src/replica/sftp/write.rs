@@ -119,7 +119,9 @@ impl New<'_> {
         let handle = match session.open(&open).await {
             Err(problem) if problem.code() == Some(Status::NO_SUCH_FILE) => {
                 if let Some((dir, _)) = self.path.rsplit_once('/') {
-                    make_dirs(&session, dir).await.map_err(|problem| failure("make directory", self.target, problem))?;
+                    make_dirs(&session, dir)
+                        .await
+                        .map_err(|problem| failure("make directory", self.target, problem))?;
                 }
                 session.open(&open).await
             }

@@ -42,9 +42,7 @@ impl Login {
     pub(super) fn header(&self, method: &str, uri: &str) -> Option<String> {
         match &mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) {
             Wanted::Nothing => None,
-            Wanted::Basic => {
-                Some(format!("Basic {}", BASE64.encode(format!("{}:{}", self.username, self.password()))))
-            }
+            Wanted::Basic => Some(format!("Basic {}", BASE64.encode(format!("{}:{}", self.username, self.password())))),
             Wanted::Digest(challenge) => {
                 let method = HttpMethod::from(method.to_owned());
                 let context =
@@ -60,7 +58,8 @@ impl Login {
             return false;
         }
         let challenges = || headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-        let starts = |text: &str, scheme: &str| text.get(..scheme.len()).is_some_and(|t| t.eq_ignore_ascii_case(scheme));
+        let starts =
+            |text: &str, scheme: &str| text.get(..scheme.len()).is_some_and(|t| t.eq_ignore_ascii_case(scheme));
         let digest = challenges().filter(|text| starts(text, "digest")).find_map(|text| digest_auth::parse(text).ok());
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(challenge) = digest {
@@ -107,7 +106,10 @@ mod tests {
     fn digest_is_preferred_and_does_not_show_the_password() {
         let login = login();
         let mut both = challenge("Basic realm=\"x\"");
-        both.append(WWW_AUTHENTICATE, "Digest realm=\"x\", nonce=\"abc\", qop=\"auth\", algorithm=MD5".parse().unwrap());
+        both.append(
+            WWW_AUTHENTICATE,
+            "Digest realm=\"x\", nonce=\"abc\", qop=\"auth\", algorithm=MD5".parse().unwrap(),
+        );
         assert!(login.challenged(&both, None));
         let sent = login.header("PROPFIND", "/a%20b/").unwrap();
         assert!(sent.starts_with("Digest ") && sent.contains("uri=\"/a%20b/\"") && !sent.contains("Circle"), "{sent}");

@@ -531,7 +531,8 @@ mod tests {
     #[tokio::test]
     async fn a_whole_body_is_cut_to_the_range() {
         for (range, want) in [(0..10, "0123456789"), (3..5, "34"), (7..u64::MAX, "789"), (10..11, ""), (99..100, "")] {
-            let body: ByteStream = stream::iter(["012", "3456", "789"]).map(|s| Ok(Bytes::from_static(s.as_bytes()))).boxed();
+            let body: ByteStream =
+                stream::iter(["012", "3456", "789"]).map(|s| Ok(Bytes::from_static(s.as_bytes()))).boxed();
             let pieces: Vec<Bytes> = cut(body, range.clone()).try_collect().await.unwrap();
             assert_eq!(pieces.concat(), want.as_bytes(), "{range:?}");
         }

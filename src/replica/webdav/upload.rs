@@ -216,8 +216,7 @@ impl New<'_> {
 
     async fn upload(&self, temp: &str, size: u64, body: impl FnMut() -> Option<Body>) -> Result<(), Failure> {
         let asked = self.asked("PUT");
-        let headers =
-            [(CONTENT_TYPE, "application/octet-stream".to_owned()), (CONTENT_LENGTH, size.to_string())];
+        let headers = [(CONTENT_TYPE, "application/octet-stream".to_owned()), (CONTENT_LENGTH, size.to_string())];
         let answer = self.dav.send(asked, temp, &headers, body).await?;
         match answer.status().as_u16() {
             200 | 201 | 204 => {
