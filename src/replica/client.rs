@@ -3,11 +3,13 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+use super::stats::RequestStats;
 use crate::error::{Error, Result};
 use crate::sys::Modes;
 use crate::types::Timestamp;
@@ -120,6 +122,12 @@ pub struct PutOptions {
 pub trait ReplicaClient: fmt::Debug + Send + Sync + 'static {
     /// Backend name, as in `databases`, logs and metrics: `file`, `s3`.
     fn kind(&self) -> &'static str;
+
+    /// Its own count of the requests it makes. `None` where every call is one request, and whoever calls can
+    /// count for himself. Wrappers must pass it on.
+    fn requests(&self) -> Option<&Arc<RequestStats>> {
+        None
+    }
 
     /// Connects and validates. Later calls do nothing once one has succeeded.
     ///

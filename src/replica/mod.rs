@@ -33,6 +33,7 @@ pub mod s3;
 pub mod sftp;
 #[cfg(any(feature = "web", feature = "nats"))]
 mod stamp;
+mod stats;
 mod stream;
 #[cfg(any(feature = "sftp", feature = "webdav"))]
 mod tree;
@@ -46,4 +47,5 @@ pub use build::build;
 pub use client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
 pub use layout::Layout;
 pub use replica::{FileInfo, Replica};
+pub use stats::{Operation, Request, RequestStats};
 pub use stream::once;

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::progress::Progress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::{ByteStream, FedReader, bridge};
+use crate::sys::wait;
 
 /// Bytes that wait between network and decoder, over all objects together.
 const PREFETCH: usize = 16 << 20;
@@ -58,7 +59,7 @@ impl<T> Iterator for Waiting<T> {
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         // No more to come although some are missing: whoever wanted this has left.
-        let next = self.objects.blocking_recv();
+        let next = wait(self.objects.recv());
         let next = next.map(|(object, reader)| (object, Counted { reader, progress: self.progress.clone() }));
         Some(next.ok_or_else(|| Error::new(ErrorKind::Cancelled, "restore was stopped")))
     }

@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,7 +20,9 @@ use tokio::sync::mpsc;
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
 use super::stream as byte_stream;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::{File, FileKind, OpenMode, OwnerMode, Publisher, World, blocking, target_of_temp, unique_temp_path};
+use crate::sys::{
+    File, FileKind, OpenMode, OwnerMode, Publisher, World, begin, blocking, target_of_temp, unique_temp_path, wait,
+};
 
 /// Bytes handed to the writing thread at once.
 const BATCH: usize = 512 * 1024;
@@ -132,7 +134,7 @@ impl ReplicaClient for FileClient {
         // Nothing is created before the first batch is here. A small object costs one visit to the pool.
         let (tx, rx) = mpsc::channel(2);
         let mut batch = next_batch(&mut body).await?;
-        let writer = tokio::task::spawn_blocking(move || job.run(rx));
+        let writer = begin(move || job.run(rx));
         let fed = async {
             loop {
                 let last = batch.len() < BATCH;
@@ -151,7 +153,7 @@ impl ReplicaClient for FileClient {
         // Without a publish step the writer throws its file away. It is awaited in any case, so
         // that nothing is left once the error is out.
         drop(tx);
-        let written = writer.await.map_err(|e| Error::new(ErrorKind::Internal, "write object").at(key).caused_by(e))?;
+        let written = writer.await;
         fed?;
         Ok(ObjectMeta { key: key.clone(), size: written?, modified: opts.stamp })
     }
@@ -209,7 +211,7 @@ impl PutJob {
         }
         let mut size = 0;
         loop {
-            match steps.blocking_recv() {
+            match wait(steps.recv()) {
                 Some(Step::Write(batch)) => {
                     publisher.file().write_all_at(&batch, size)?;
                     size += batch.len() as u64;
@@ -231,18 +233,22 @@ impl PutJob {
     /// Before the first put into a directory: makes it durable up to and with the replica's own, and
     /// removes what dead writers left in it.
     fn prepare(&self, dir: &Path, owner_mode: OwnerMode) -> Result<()> {
-        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        if prepared.contains(dir) {
-            drop(prepared);
+        if self.prepared().contains(dir) {
             return self.world.fs.create_dir_all(dir, owner_mode);
         }
+        // Of two puts that find it unprepared each prepares it.
         let below_root = dir.strip_prefix(&self.root).map_or(0, |rest| rest.components().count());
         self.world.fs.create_durable_dir(dir, owner_mode, below_root + 1)?;
         self.sweep(dir);
+        let mut prepared = self.prepared();
         if prepared.len() < MAX_PREPARED {
             prepared.insert(dir.to_owned());
         }
         Ok(())
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Best effort.

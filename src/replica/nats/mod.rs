@@ -234,6 +234,10 @@ impl ReplicaClient for NatsClient {
         "nats"
     }
 
+    fn requests(&self) -> Option<&Arc<RequestStats>> {
+        Some(self.stats())
+    }
+
     async fn init(&self) -> Result<()> {
         let target = self.location();
         let call = Call { operation: Operation::Get, kind: "nats", target: &target, objects: 0, bytes: 0 };

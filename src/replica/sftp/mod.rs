@@ -181,6 +181,10 @@ impl ReplicaClient for SftpClient {
         "sftp"
     }
 
+    fn requests(&self) -> Option<&Arc<RequestStats>> {
+        Some(self.stats())
+    }
+
     async fn init(&self) -> Result<()> {
         let target = self.location();
         let call = Call { operation: Operation::Get, kind: "sftp", target: &target, objects: 0, bytes: 0 };

@@ -436,6 +436,10 @@ impl ReplicaClient for WebdavClient {
         "webdav"
     }
 
+    fn requests(&self) -> Option<&Arc<RequestStats>> {
+        Some(self.stats())
+    }
+
     async fn init(&self) -> Result<()> {
         let target = self.location();
         let call = Call { operation: Operation::Get, kind: "webdav", target: &target, objects: 0, bytes: 0 };

@@ -2,7 +2,8 @@
 //!
 //! Newest file first, with a bitmap of the pages that are written: a superseded page is checked
 //! (its file's checksum covers it) but not written again. Pages are decoded into batches of about
-//! a megabyte, and written on a second thread while the next batch fills.
+//! a megabyte, and written on a second thread while the next batch fills; what fits into one batch
+//! needs no second thread.
 //!
 //! With a [`Base`] the files lead on from a database that is there already, and what comes out is
 //! only the pages that differ.
@@ -12,6 +13,7 @@
 
 use std::io::Read;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use super::pages::PageMap;
 use crate::error::{Error, ErrorKind, Result};
@@ -88,13 +90,10 @@ pub(crate) fn apply<R: Read>(
     out: &dyn File,
 ) -> Result<(Applied, PageMap), Broken> {
     let (applied, map) = std::thread::scope(|scope| {
-        let (full, to_write) = sync_channel(BATCHES);
-        let (written, free) = channel();
-        let writer = scope.spawn(move || write_batches(&to_write, &written, out));
-        let decoded = Decoding::new(Batches { full, free, made: 0 }, listed, base).run(sources);
-        let written = writer.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "writer panicked")));
+        let mut decoding = Decoding::new(Batches { scope, out, writer: None }, listed, base);
+        let decoded = decoding.run(sources);
         // If the writer failed, the decoder could only notice that nobody takes its batches.
-        written?;
+        decoding.batches.finish()?;
         decoded
     })?;
     out.set_len(applied.bytes())?;
@@ -120,44 +119,84 @@ impl Batch {
             _ => self.runs.push((offset, page_len)),
         }
     }
-}
 
-fn write_batches(batches: &Receiver<Batch>, written: &Sender<Batch>, out: &dyn File) -> Result<()> {
-    for mut batch in batches {
-        let mut data = batch.data.as_slice();
-        for (offset, len) in batch.runs.drain(..) {
+    /// Writes the pages, which leaves it empty.
+    fn write(&mut self, out: &dyn File) -> Result<()> {
+        let mut data = self.data.as_slice();
+        for (offset, len) in self.runs.drain(..) {
             let (run, rest) = data.split_at(len);
             out.write_all_at(run, offset)?;
             data = rest;
         }
-        batch.len = 0;
+        self.len = 0;
+        Ok(())
+    }
+}
+
+fn write_batches(batches: &Receiver<Batch>, written: &Sender<Batch>, out: &dyn File) -> Result<()> {
+    for mut batch in batches {
+        batch.write(out)?;
         // The decoder may have finished.
         let _ = written.send(batch);
     }
     Ok(())
 }
 
-/// The decoder's end of the two channels.
-struct Batches {
-    full: SyncSender<Batch>,
-    free: Receiver<Batch>,
-    made: usize,
+/// Where full batches go to, and empty ones come from.
+struct Batches<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    out: &'scope dyn File,
+    /// Since the first batch was full.
+    writer: Option<Writer<'scope>>,
 }
 
-impl Batches {
+/// The writing thread, and the decoder's end of the two channels.
+struct Writer<'scope> {
+    full: SyncSender<Batch>,
+    free: Receiver<Batch>,
+    /// Batches that there are.
+    made: usize,
+    thread: ScopedJoinHandle<'scope, Result<()>>,
+}
+
+impl Batches<'_, '_> {
     fn take(&mut self, page_size: PageSize) -> Result<Batch> {
-        if let Ok(batch) = self.free.try_recv() {
+        let new = || Batch { data: vec![0; BATCH.max(page_size.len())], ..Batch::default() };
+        let Some(writer) = &mut self.writer else { return Ok(new()) };
+        if let Ok(batch) = writer.free.try_recv() {
             return Ok(batch);
         }
-        if self.made < BATCHES {
-            self.made += 1;
-            return Ok(Batch { data: vec![0; BATCH.max(page_size.len())], ..Batch::default() });
+        if writer.made < BATCHES {
+            writer.made += 1;
+            return Ok(new());
         }
-        self.free.recv().map_err(|_| writer_gone())
+        writer.free.recv().map_err(|_| writer_gone())
     }
 
-    fn send(&self, batch: Batch) -> Result<()> {
-        self.full.send(batch).map_err(|_| writer_gone())
+    fn send(&mut self, batch: Batch) -> Result<()> {
+        let (scope, out) = (self.scope, self.out);
+        let writer = self.writer.get_or_insert_with(|| {
+            let (full, to_write) = sync_channel(BATCHES);
+            let (written, free) = channel();
+            let thread = scope.spawn(move || write_batches(&to_write, &written, out));
+            Writer { full, free, made: 1, thread }
+        });
+        writer.full.send(batch).map_err(|_| writer_gone())
+    }
+
+    /// Passes the last batch on.
+    fn send_last(&mut self, mut batch: Batch) -> Result<()> {
+        match self.writer {
+            Some(_) => self.send(batch),
+            None => batch.write(self.out),
+        }
+    }
+
+    /// Waits until everything is written.
+    fn finish(self) -> Result<()> {
+        let Some(Writer { full, thread, .. }) = self.writer else { return Ok(()) };
+        drop(full);
+        thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "writer panicked")))
     }
 }
 
@@ -166,8 +205,8 @@ fn writer_gone() -> Error {
     Error::new(ErrorKind::Io, "write database")
 }
 
-struct Decoding {
-    batches: Batches,
+struct Decoding<'scope, 'env> {
+    batches: Batches<'scope, 'env>,
     listed: u64,
     base: Option<Base>,
     batch: Option<Batch>,
@@ -185,13 +224,13 @@ struct Image {
     map: PageMap,
 }
 
-impl Decoding {
-    fn new(batches: Batches, listed: u64, base: Option<Base>) -> Self {
+impl<'scope, 'env> Decoding<'scope, 'env> {
+    fn new(batches: Batches<'scope, 'env>, listed: u64, base: Option<Base>) -> Self {
         Self { batches, listed, base, batch: None }
     }
 
     fn run<R: Read>(
-        mut self,
+        &mut self,
         sources: impl Iterator<Item = Result<(FileInfo, R)>>,
     ) -> Result<(Applied, PageMap), Broken> {
         let mut image: Option<Image> = None;
@@ -209,7 +248,7 @@ impl Decoding {
         }
         let image = image.ok_or_else(|| Error::new(ErrorKind::NotFound, "no matching backup files available"))?;
         if let Some(batch) = self.batch.take() {
-            self.batches.send(batch)?;
+            self.batches.send_last(batch)?;
         }
         Ok(image.finish(self.base).map_err(|err| err.context("decode database"))?)
     }
