@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-#[cfg(feature = "web")]
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
 use bytes::BytesMut;
-#[cfg(feature = "web")]
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
 use futures::TryStreamExt as _;
 use futures::stream::{self, StreamExt};
 
@@ -72,7 +72,7 @@ impl ReadAhead {
 
 /// Takes chunks from `body` until `want` bytes are there or it ends. `rest` is what the last chunk had too many,
 /// for the next call.
-#[cfg(feature = "web")]
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
 pub(crate) async fn fill(body: &mut ByteStream, rest: &mut Bytes, want: usize) -> Result<Bytes> {
     let mut part = BytesMut::new();
     while part.len() < want {
