@@ -272,7 +272,7 @@ pub(super) struct RawReplicaSettings {
     pub(super) jwt: Secret,
     pub(super) seed: Secret,
     pub(super) creds: String,
-    pub(super) nkey: String,
+    pub(super) nkey: Secret,
     pub(super) tls: Option<bool>,
     pub(super) root_cas: Vec<String>,
     pub(super) client_cert: String,
