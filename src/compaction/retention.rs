@@ -42,7 +42,10 @@ pub struct RetentionPolicy {
 /// Stamps of snapshots need not ascend, if the clock was set: what counts is their order.
 #[must_use]
 pub fn base(manifest: &Manifest, window: Timestamp) -> Option<&FileInfo> {
-    manifest.level(Level::SNAPSHOT).iter().rfind(|file| is_sound(file) && (file.created < window || mutant("store-base-not-kept")))
+    manifest
+        .level(Level::SNAPSHOT)
+        .iter()
+        .rfind(|file| is_sound(file) && (file.created < window || mutant("store-base-not-kept")))
 }
 
 /// Something else under the name of a snapshot is neither relied on nor touched.

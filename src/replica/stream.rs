@@ -4,6 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
+use bytes::BytesMut;
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
+use futures::TryStreamExt as _;
 use futures::stream::{self, StreamExt};
 
 use super::client::ByteStream;
@@ -64,6 +68,24 @@ impl ReadAhead {
         }
         Ok(Some((chunk, self)))
     }
+}
+
+/// Takes chunks from `body` until `want` bytes are there or it ends. `rest` is what the last chunk had too many,
+/// for the next call.
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
+pub(crate) async fn fill(body: &mut ByteStream, rest: &mut Bytes, want: usize) -> Result<Bytes> {
+    let mut part = BytesMut::new();
+    while part.len() < want {
+        if rest.is_empty() {
+            match body.try_next().await? {
+                Some(chunk) => *rest = chunk,
+                None => break,
+            }
+        }
+        let n = rest.len().min(want - part.len());
+        part.extend_from_slice(&rest.split_to(n));
+    }
+    Ok(part.freeze())
 }
 
 /// `range` cut to an object of `size` bytes; all of it if there is none.

@@ -58,25 +58,39 @@ pub(super) enum Kinship {
     /// It is another one.
     Other(Txid),
     /// Its file is there and cannot be read.
-    Unreadable,
+    Unreadable(Txid),
     /// There is nothing on one side to compare with.
-    Unknown,
+    Unknown(Option<Txid>),
+}
+
+impl Kinship {
+    /// The target's newest transaction.
+    pub(super) fn txid(self) -> Option<Txid> {
+        match self {
+            Self::Same(txid) | Self::Other(txid) | Self::Unreadable(txid) => Some(txid),
+            Self::Unknown(txid) => txid,
+        }
+    }
 }
 
 /// Compares the target's newest transaction with the local file of its TXID. Files of level 9 do not count:
 /// they follow the uploads of what they hold.
 pub(super) async fn kinship(database: &Database, target: &Target) -> Result<Kinship> {
-    if mutant("store-other-history-ignored") {
-        return Ok(Kinship::Unknown);
-    }
     let newest = |m: &Manifest| {
         let chain = m.iter().filter(|file| file.level != Level::SNAPSHOT);
         chain.max_by_key(|file| (file.txids.max(), std::cmp::Reverse(file.level))).copied()
     };
-    let Some(newest) = target.manifest().read(target.replica(), newest).await? else { return Ok(Kinship::Unknown) };
+    let Some(newest) = target.manifest().read(target.replica(), newest).await? else {
+        return Ok(Kinship::Unknown(None));
+    };
     let txid = newest.txids.max();
-    let Some(local) = local_header(database, TxidRange::single(txid)).await? else { return Ok(Kinship::Unknown) };
-    let Some(remote) = remote_header(target.replica(), &newest).await? else { return Ok(Kinship::Unreadable) };
+    if mutant("store-other-history-ignored") {
+        return Ok(Kinship::Unknown(Some(txid)));
+    }
+    let Some(local) = local_header(database, TxidRange::single(txid)).await? else {
+        return Ok(Kinship::Unknown(Some(txid)));
+    };
+    let Some(remote) = remote_header(target.replica(), &newest).await? else { return Ok(Kinship::Unreadable(txid)) };
     Ok(if same_end(&local, newest.level, &remote) { Kinship::Same(txid) } else { Kinship::Other(txid) })
 }
 
@@ -107,12 +121,11 @@ fn same_end(local: &Header, level: Level, remote: &Header) -> bool {
 /// that TXID, or nobody can tell, local state is taken for another history and given up. Returns whether it was.
 pub(super) async fn give_up_other_history(database: &Database, target: &Target) -> Result<bool> {
     let txid = match kinship(database, target).await? {
-        Kinship::Same(_) | Kinship::Unknown => return Ok(false),
-        Kinship::Other(txid) => Some(txid),
-        Kinship::Unreadable => None,
+        Kinship::Same(_) | Kinship::Unknown(_) => return Ok(false),
+        Kinship::Other(txid) | Kinship::Unreadable(txid) => txid,
     };
     warn!(system = "store", db = %database.name(), replica = target.replica().kind(),
-        txid = txid.map(tracing::field::display), location = target.replica().client().location(),
+        txid = %txid, location = target.replica().client().location(),
         "replica holds another history than the local ltx files, continuing above it with a full image");
     database.with_db(|db| db.forget_local()).await?;
     Ok(true)

@@ -14,16 +14,16 @@ use tracing::{debug, error, info, warn};
 use super::config::TargetConfig;
 use super::database::Database;
 use super::lineage::{self, Kinship};
+use super::retry::{Outages, Retry};
 use crate::compaction::{Compactor, Cure, Limits, Manifest, SharedManifest, cure, gaps};
 use crate::db::SnapshotInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, FileWriter, Header};
-use crate::replica::{FileInfo, Replica};
-use crate::sys::{Backoff, Fs, LogLimiter, Modes, OpenMode, Publisher, blocking, mutant, unique_temp_path};
+use crate::replica::{FileInfo, Replica, Stamps};
+use crate::sys::{Fs, LogLimiter, Modes, OpenMode, Publisher, blocking, mutant, unique_temp_path};
 use crate::types::{Level, PageSize, Txid, TxidRange};
 use crate::wal::WalHeader;
 
-const MAX_BACKOFF: Duration = Duration::from_secs(300);
 const ERROR_SPACING: Duration = Duration::from_secs(30);
 
 /// A place that files go to.
@@ -195,17 +195,19 @@ impl Target {
         Ok(())
     }
 
-    /// Whether the target still holds what we put there and nothing else. `local` is the newest TXID of ours:
-    /// what is beyond it was put there by somebody else, for a start continues above everything it finds.
+    /// Makes sure that the target still holds what we put there and nothing else. `local` is the newest TXID of
+    /// ours: what is beyond it was put there by somebody else, for a start continues above everything it finds.
     async fn check_alone(&self, database: &Database, local: Txid) -> Result<Kinship> {
         let kinship = lineage::kinship(database, self).await?;
         match kinship {
             Kinship::Other(txid) => return Err(self.lost_to_rival(txid)),
             Kinship::Same(txid) => self.is_there(txid),
-            Kinship::Unreadable | Kinship::Unknown => {}
+            Kinship::Unreadable(_) | Kinship::Unknown(_) => {}
         }
-        let chain = |m: &Manifest| m.iter().filter(|f| f.level != Level::SNAPSHOT).map(|f| f.txids.max()).max();
-        match self.manifest.read(self.replica(), chain).await? {
+        // Not from what is remembered: whoever is at work there keeps its newest file in level 0.
+        let listed = self.replica().list(Level::L0, None, Stamps::Cheap).await?;
+        let newest = listed.iter().map(|file| file.txids.max()).max().max(kinship.txid());
+        match newest {
             Some(txid) if txid > local && !mutant("store-foreign-end-ignored") => Err(self.lost_to_rival(txid)),
             _ => Ok(kinship),
         }
@@ -215,7 +217,7 @@ impl Target {
     async fn look(&self, database: &Database, local: Txid) -> Result<Position> {
         let kinship = self.check_alone(database, local).await?;
         self.close_gaps(database).await?;
-        if kinship == Kinship::Unreadable {
+        if matches!(kinship, Kinship::Unreadable(_)) {
             warn!(system = "store", db = %database.name(), replica = self.replica().kind(),
                 "newest ltx file on the replica is damaged, bridging it with a snapshot");
             self.snapshot(database).await?;
@@ -226,6 +228,10 @@ impl Target {
             (chain, manifest.iter().max_by_key(key).copied())
         };
         let (chain, newest) = self.manifest.read(self.replica(), ends).await?;
+        let known = kinship.txid().max(Txid::new(self.shared_until.load(Ordering::Acquire)));
+        if chain.map(|file| file.txids.max()) > known {
+            return Err(Error::new(ErrorKind::Changed, "replica changed while it was looked at"));
+        }
         let Some(newest) = newest else { return Ok(Position { txid: None, page_size: None }) };
         // A snapshot may be ahead of the uploads; they go on where they ended, if they can.
         let newest = match chain {
@@ -444,12 +450,13 @@ async fn is_full_image(database: &Database, txids: TxidRange) -> Result<bool> {
 }
 
 /// Uploads whenever there is something new, at most once per sync interval, until told to stop.
-pub(super) async fn run(database: Arc<Database>, n: usize, stop: CancellationToken) {
+pub(super) async fn run(database: Arc<Database>, n: usize, outages: Arc<Outages>, stop: CancellationToken) {
     let target = &database.targets()[n];
     let clock = database.world.clock.clone();
     let interval = target.config.sync_interval;
     let mut news = database.watch();
-    let mut backoff = Backoff::new(interval, MAX_BACKOFF);
+    let random = database.world.random.clone();
+    let mut retry = Retry::new(outages, interval);
     let mut limiter = LogLimiter::new(ERROR_SPACING);
     loop {
         // Leading edge: the first file after a quiet interval goes out at once.
@@ -460,12 +467,12 @@ pub(super) async fn run(database: Arc<Database>, n: usize, stop: CancellationTok
         }
         news.mark_seen();
         let started = clock.elapsed();
-        let mut wait = interval;
+        let mut failed = None;
         loop {
             match target.sync(&database, target.config.max_files).await {
                 Ok(Pass::More) if !stop.is_cancelled() => {}
                 Ok(_) => {
-                    let failures = backoff.reset();
+                    let failures = retry.succeeded();
                     if failures > 0 {
                         limiter.reset();
                         info!(system = "store", db = %database.name(), replica = target.replica().kind(),
@@ -474,22 +481,28 @@ pub(super) async fn run(database: Arc<Database>, n: usize, stop: CancellationTok
                     break;
                 }
                 Err(err) => {
-                    wait = interval + backoff.step();
-                    database.health().target_trouble(&database.world, n, &err, backoff.failures(), wait);
+                    let wait = retry.failed(&err, random.next_u64());
+                    failed = Some(wait);
+                    database.health().target_trouble(&database.world, n, &err, retry.failures(), wait);
                     if limiter.allow(clock.elapsed(), &err) {
                         error!(system = "store", db = %database.name(), replica = target.replica().kind(), error = %err,
-                            hint = err.hint_text(), consecutive_errors = backoff.failures(), "monitor error");
+                            hint = err.hint_text(), consecutive_errors = retry.failures(), "monitor error");
                     }
                     news.mark_unseen();
                     break;
                 }
             }
         }
-        let rest = wait.saturating_sub(clock.elapsed().saturating_sub(started));
+        let pause = async {
+            match failed {
+                Some(wait) => retry.pause(wait, random.next_u64()).await,
+                None => tokio::time::sleep(interval.saturating_sub(clock.elapsed().saturating_sub(started))).await,
+            }
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(rest) => {}
+            () = pause => {}
         }
         tokio::select! {
             biased;

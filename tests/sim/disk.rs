@@ -59,7 +59,10 @@ pub(crate) struct Who {
 pub(crate) enum Op {
     Open,
     Create,
+    /// SQLite reads.
     Read,
+    /// The engine reads, without SQLite.
+    Peek,
     Write,
     Truncate,
     Sync,
@@ -138,6 +141,10 @@ pub(crate) struct Fault {
     pub(crate) errno: i32,
     /// A failing sync forgets what was to be written, as some kernels do.
     pub(crate) forget: bool,
+    /// Strikes only while the process holds the write lock of the log.
+    pub(crate) locked: bool,
+    /// No error: what is read has one bit turned over. Only for what is checked by whoever reads it.
+    pub(crate) flip: bool,
 }
 
 /// What becomes of an operation.
@@ -147,6 +154,8 @@ pub(crate) enum Fate {
     Fail(i32),
     /// The process dies in the middle of it.
     Half,
+    /// One bit comes back wrong.
+    Flip,
     FailSync {
         forget: bool,
     },
@@ -295,7 +304,7 @@ pub(crate) struct Disk {
     inner: Mutex<Inner>,
 }
 
-type Hook = Rc<dyn Fn(Proc, Op)>;
+type Hook = Rc<dyn Fn(Proc, Op, Class)>;
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Disk>>> = const { RefCell::new(None) };
@@ -330,13 +339,13 @@ pub(crate) fn acting<T>(who: Who, work: impl FnOnce() -> T) -> T {
 }
 
 /// Lets others do something before an operation.
-fn run_hook(who: Who, op: Op) {
+fn run_hook(who: Who, op: Op, class: Class) {
     if who.proc == Proc::Harness || HOOKED.with(Cell::get) {
         return;
     }
     let Some(hook) = HOOK.with(|h| h.borrow().clone()) else { return };
     HOOKED.with(|h| h.set(true));
-    hook(who.proc, op);
+    hook(who.proc, op, class);
     HOOKED.with(|h| h.set(false));
 }
 
@@ -394,7 +403,7 @@ impl Disk {
             return Ok(Fate::Go);
         }
         if !self.is_dead(who) {
-            run_hook(who, op);
+            run_hook(who, op, class);
         }
         let mut inner = self.lock();
         inner.catch_up();
@@ -558,7 +567,8 @@ impl Inner {
             }
             *left -= 1;
         }
-        let hit = self.faults.iter_mut().position(|f| f.proc == who.proc && f.op == op && f.class == class);
+        let fits = |f: &Fault| f.proc == who.proc && f.op == op && f.class == class;
+        let hit = self.faults.iter().position(|f| fits(f) && (!f.locked || self.holds_write_lock(who)));
         if let Some(at) = hit {
             let fault = &mut self.faults[at];
             if fault.skip > 0 {
@@ -574,9 +584,25 @@ impl Inner {
             if op == Op::Sync {
                 return Fate::FailSync { forget: struck.forget };
             }
+            if struck.flip {
+                return Fate::Flip;
+            }
             return Fate::Fail(struck.errno);
         }
         Fate::Go
+    }
+
+    /// Lock 0 of the wal-index.
+    fn holds_write_lock(&self, who: Who) -> bool {
+        self.files.iter().any(|file| file.shm.users.iter().any(|user| user.who == who && user.exclusive & 1 != 0))
+    }
+
+    /// Some bit of what was read is wrong.
+    pub(crate) fn flip(&mut self, bytes: &mut [u8]) {
+        if !bytes.is_empty() {
+            let at = self.rng.index(bytes.len());
+            bytes[at] ^= 1 << self.rng.below(8);
+        }
     }
 
     /// Lets a process die before its `n`-th operation from now.
@@ -906,7 +932,7 @@ impl Inner {
         if file.dirty.is_empty() && !file.len_changed {
             return;
         }
-        let style = rng.below(4);
+        let style = rng.below(5);
         if let Some(shortest) = file.shortest.take() {
             if style == 0 || rng.below(2) == 0 {
                 file.data.clone_from(&file.durable);
@@ -936,6 +962,7 @@ impl Inner {
                 0 => false,
                 1 => true,
                 2 => n < keep_first,
+                3 => rng.below(8) != 0,
                 _ => rng.below(2) == 0,
             };
             let (from, to) = (sector * SECTOR, ((sector + 1) * SECTOR).min(len).min(file.data.len()));

@@ -251,8 +251,8 @@ impl File for SimFsFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.enter(Op::Read, "read")?;
-        let inner = self.disk.lock();
+        let fate = self.enter(Op::Peek, "read")?;
+        let mut inner = self.disk.lock();
         let data = &inner.files[self.ino].data;
         let rest = usize::try_from(offset).ok().and_then(|at| data.get(at..)).unwrap_or_default();
         let mut len = rest.len().min(buf.len());
@@ -260,6 +260,9 @@ impl File for SimFsFile {
             len = len.div_ceil(2);
         }
         buf[..len].copy_from_slice(&rest[..len]);
+        if fate == Fate::Flip {
+            inner.flip(&mut buf[..len]);
+        }
         Ok(len)
     }
 

@@ -18,6 +18,7 @@ mod vfs;
 
 use std::sync::Mutex;
 
+use litestream::sys::choose_mutant;
 use local::{Outcome, run};
 use shrink::shrink;
 use swarm::{Swarm, actions};
@@ -51,6 +52,7 @@ fn replay_seed(seed: u64) -> Outcome {
 fn no_commit_is_lost_by_the_engine() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     vfs::register();
+    choose_mutant(std::env::var("MUTANT").ok().as_deref());
     if let Some(seed) = number("SEED") {
         let outcome = replay_seed(seed);
         assert_eq!(outcome.violation, None, "seed {seed}");
@@ -83,6 +85,7 @@ fn no_commit_is_lost_by_the_engine() {
 fn the_whole_program_loses_nothing_it_acknowledged() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     vfs::register();
+    choose_mutant(std::env::var("MUTANT").ok().as_deref());
     store::gate();
 }
 

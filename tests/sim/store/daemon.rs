@@ -36,7 +36,14 @@ fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn config(swarm: &StoreSwarm, place: Place, disk: &Arc<Disk>, who: Who, seed: u64, sites: &[Site]) -> Result<StoreConfig> {
+fn config(
+    swarm: &StoreSwarm,
+    place: Place,
+    disk: &Arc<Disk>,
+    who: Who,
+    seed: u64,
+    sites: &[Site],
+) -> Result<StoreConfig> {
     let base = &swarm.base;
     let db = DbConfig {
         busy_timeout: Duration::from_millis(3),

@@ -107,7 +107,10 @@ pub(crate) fn gate() {
         total.add(&outcome);
     }
     eprintln!("{total}");
-    assert!(failures.is_empty(), "seeds that failed: {failures:?}; WHOLE_SEED=<n> cargo test --test sim whole replays one");
+    assert!(
+        failures.is_empty(),
+        "seeds that failed: {failures:?}; WHOLE_SEED=<n> cargo test --test sim whole replays one"
+    );
 }
 
 impl StoreOutcome {

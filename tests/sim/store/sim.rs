@@ -126,7 +126,7 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
     });
     if swarm.base.interleave > 0 {
         let weak = Rc::downgrade(&sim);
-        set_hook(Some(Rc::new(move |proc, op| {
+        set_hook(Some(Rc::new(move |proc, op, _| {
             if let Some(sim) = weak.upgrade() {
                 steps::held(|| sim.interrupt(proc, op));
             }
@@ -439,8 +439,9 @@ impl Sim {
             }
             Some(Ok(synced)) => {
                 self.say(|| format!("  sync: {synced:?}"));
-                if synced.is_some_and(|synced| synced.txid.is_some()) {
+                if let Some(txid) = synced.and_then(|synced| synced.txid) {
                     self.acknowledged(before);
+                    self.must_be_ours(txid, false);
                 }
                 self.check();
                 Some(Ok(()))
@@ -459,9 +460,6 @@ impl Sim {
         for acked in &self.acked {
             acked.set(acked.get().max(bound));
         }
-        if self.swarm.rival == Some(Rival::OtherDatabase) {
-            self.must_be_there(bound, false);
-        }
     }
 
     /// Whether nobody else writes to the replica.
@@ -469,21 +467,21 @@ impl Sim {
         self.swarm.rival.is_none()
     }
 
-    /// What was acknowledged just now is in the replica, though the other database may have followed.
-    fn must_be_there(&self, bound: usize, others: bool) {
+    /// If what was acknowledged just now is the newest of the replica, it is not the other database's.
+    fn must_be_ours(&self, txid: Txid, others: bool) {
         self.check();
-        if self.is_stopped() || matches!(self.sites[0], Site::Directory(_)) {
+        if self.is_stopped() || self.swarm.rival != Some(Rival::OtherDatabase) {
             return;
         }
         let contents = self.sites[0].contents(&self.disk);
-        let book = self.book.borrow();
+        let newest = contents.iter().map(|stored| stored.file.txids.max()).max();
+        let Some(digest) = self.book.borrow().digest(txid.get()).filter(|_| newest == Some(txid)) else { return };
         let inner = self.disk.lock();
         let oracle = if others { &inner.other } else { &inner.oracle };
-        let digests = contents.iter().filter_map(|stored| book.digest(stored.file.txids.max().get()));
-        let found = digests.filter_map(|digest| oracle.find(digest)).any(|state| state >= bound);
+        let found = oracle.find(digest).is_some();
         drop(inner);
         if !found {
-            self.violate("I10 exclusive", format!("state {bound} was acknowledged and is not in the replica"));
+            self.violate("I10 exclusive", format!("TXID {txid} was acknowledged, and is another database's"));
         }
     }
 
@@ -519,9 +517,10 @@ impl Sim {
             let before = self.disk.lock().oracle_of(place.db).now();
             let synced = rival.managed.sync(true, Some(Duration::from_secs(30))).await;
             self.say(|| format!("  the other's sync: {synced:?}"));
-            if matches!(&synced, Ok(Some(synced)) if synced.txid.is_some()) && !self.disk.is_dead(rival.who) {
+            let txid = synced.ok().flatten().and_then(|synced| synced.txid);
+            if let Some(txid) = txid.filter(|_| !self.disk.is_dead(rival.who)) {
                 match others {
-                    true => self.must_be_there(before, true),
+                    true => self.must_be_ours(txid, true),
                     false => self.acknowledged(before),
                 }
             }

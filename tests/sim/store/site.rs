@@ -81,9 +81,7 @@ impl Site {
             Self::Bucket(bucket) => bucket
                 .objects()
                 .into_iter()
-                .filter_map(|(key, object)| {
-                    stored(key.as_str().to_owned(), object.version, object.bytes, object.stamp)
-                })
+                .filter_map(|(key, object)| stored(key.as_str().to_owned(), object.version, object.bytes, object.stamp))
                 .collect(),
             Self::Directory(root) => {
                 let inner = disk.lock();

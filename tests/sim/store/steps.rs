@@ -119,9 +119,8 @@ impl Going {
     fn new(step: Box<dyn FnOnce() + Send>) -> Self {
         let leave = Rc::new(Cell::new(std::ptr::null()));
         let told = Rc::clone(&leave);
-        let stack = STACKS
-            .with_borrow_mut(Vec::pop)
-            .unwrap_or_else(|| DefaultStack::new(STACK).expect("memory for a stack"));
+        let stack =
+            STACKS.with_borrow_mut(Vec::pop).unwrap_or_else(|| DefaultStack::new(STACK).expect("memory for a stack"));
         let routine = Routine::with_stack(stack, move |yielder, ()| {
             told.set(std::ptr::from_ref(yielder));
             RUNNING.with_borrow_mut(|running| {

@@ -1,0 +1,172 @@
+//! Connections: hyper with rustls, the system's certificates (and more, or anybody's), proxies.
+
+use std::future::Future;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper::body::Body;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long a connection is kept without work.
+const IDLE: Duration = Duration::from_secs(60);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whose certificates are accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Trust {
+    /// Those of the system, or of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+    System,
+    /// Those of the system, and those in a PEM file.
+    #[cfg_attr(not(feature = "s3"), expect(dead_code, reason = "only S3 has a variable for it"))]
+    SystemAnd(PathBuf),
+    /// Anybody's.
+    Everybody,
+}
+
+/// A pool of connections, driven by tasks of the runtime that opened them.
+pub(crate) type Pool<B> = Client<HttpsConnector<Dial>, B>;
+
+/// A pool for this trust. Certificates are read now.
+///
+/// # Errors
+/// A certificate file that cannot be read.
+pub(crate) fn pool<B>(trust: &Trust) -> Result<Pool<B>>
+where
+    B: Body + Send,
+    B::Data: Send,
+{
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_keepalive(Some(Duration::from_secs(30)));
+    tcp.set_nodelay(true);
+    let dial = Dial { tcp, proxies: Arc::new(Matcher::from_env()) };
+    let tls =
+        HttpsConnectorBuilder::new().with_tls_config(tls(trust)?).https_or_http().enable_http1().wrap_connector(dial);
+    Ok(Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(64)
+        .pool_timer(TokioTimer::new())
+        .build(tls))
+}
+
+/// Connects directly, or through the proxy that `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` name.
+#[derive(Debug, Clone)]
+pub(crate) struct Dial {
+    tcp: HttpConnector,
+    proxies: Arc<Matcher>,
+}
+
+impl Service<Uri> for Dial {
+    type Response = TokioIo<TcpStream>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.tcp.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let Some(proxy) = self.proxies.intercept(&to) else {
+            let connecting = self.tcp.call(to);
+            return Box::pin(async move { connecting.await.map_err(Into::into) });
+        };
+        let mut tunnel = Tunnel::new(proxy.uri().clone(), self.tcp.clone());
+        if let Some(auth) = proxy.basic_auth() {
+            tunnel = tunnel.with_auth(auth.clone());
+        }
+        let connecting = tunnel.call(to);
+        Box::pin(async move { connecting.await.map_err(Into::into) })
+    }
+}
+
+fn tls(trust: &Trust) -> Result<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Error::new(ErrorKind::Internal, "set up TLS").caused_by(e))?;
+    if *trust == Trust::Everybody {
+        let anybody = Arc::new(Anybody(provider));
+        return Ok(config.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth());
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    // What the system cannot parse is left out, as everywhere; without any root every connection says why.
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "cannot load system certificates");
+    }
+    roots.add_parsable_certificates(found.certs);
+    if let Trust::SystemAnd(file) = trust {
+        roots.add_parsable_certificates(read_bundle(file)?);
+    }
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn read_bundle(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    const OP: &str = "s3: read AWS_CA_BUNDLE";
+    let bytes = std::fs::read(file).map_err(|e| Error::io(OP, e).at(file.display()))?;
+    let certs: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(BufReader::new(bytes.as_slice())).collect();
+    match certs {
+        Ok(certs) if !certs.is_empty() => Ok(certs),
+        Ok(_) => Err(Error::invalid(OP).at(file.display()).caused_by("no certificate in PEM form found")),
+        Err(e) => Err(Error::invalid(OP).at(file.display()).caused_by(format!("{e:?}"))),
+    }
+}
+
+/// `skip-verify: true`. Signatures of the handshake are still checked: there is no reason not to.
+#[derive(Debug)]
+struct Anybody(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &rustls::pki_types::ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
