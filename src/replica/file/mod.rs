@@ -9,14 +9,14 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
 use super::stream as byte_stream;
@@ -260,22 +260,19 @@ impl PutJob {
     /// Before the first put into a directory: makes it durable up to and with the replica's own, and
     /// removes what dead writers left in it.
     fn prepare(&self, dir: &Path, owner_mode: OwnerMode) -> Result<()> {
-        if self.prepared().contains(dir) {
+        // Held while it is done: nobody writes there before it was swept.
+        let mut prepared = wait(self.prepared.lock());
+        if prepared.contains(dir) {
+            drop(prepared);
             return self.world.fs.create_dir_all(dir, owner_mode);
         }
-        // Of two puts that find it unprepared each prepares it.
         let below_root = dir.strip_prefix(&self.root).map_or(0, |rest| rest.components().count());
         self.world.fs.create_durable_dir(dir, owner_mode, below_root + 1)?;
         self.sweep(dir);
-        let mut prepared = self.prepared();
         if prepared.len() < MAX_PREPARED {
             prepared.insert(dir.to_owned());
         }
         Ok(())
-    }
-
-    fn prepared(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Best effort.

@@ -18,7 +18,7 @@ use super::site::{Kind, Site};
 use super::steps;
 use super::swarm::{Act, Rival, StoreSwarm};
 use crate::app::{App, DB};
-use crate::disk::{Counts, Disk, Mount, OTHER_DB, Op, Proc, set_current, set_hook};
+use crate::disk::{Counts, Disk, Fault, Mount, OTHER_DB, Op, Proc, set_current, set_hook};
 use crate::local::{Violation, draw_fault, panic_text, skewed};
 use crate::rng::{Rng, mix};
 use crate::tell::Teller;
@@ -309,7 +309,8 @@ impl Sim {
             Act::PowerCut(_) => self.power_cut(&mut rng).await,
             Act::Fault(_) => {
                 self.ensure_daemon().await;
-                let fault = draw_fault(&mut rng);
+                // A file of ours that reads otherwise than it was written is uploaded as it reads: known, and open.
+                let fault = Fault { flip: false, ..draw_fault(&mut rng) };
                 self.say(|| format!("  {fault:?}"));
                 self.disk.lock().faults.push(fault);
                 self.live_and_sync(&mut rng).await;
@@ -566,6 +567,11 @@ impl Sim {
         let (snapshot, retention) = (rng.permille(500), rng.permille(500));
         let done = self.unless_dead(daemon.store.run_once(snapshot, retention)).await;
         self.say(|| format!("  once: {done:?}"));
+        if snapshot {
+            // A snapshot that is forced replaces one of its TXID under a new time: known, and open.
+            let now = Some(self.disk.wall());
+            self.first_snapshot.iter().for_each(|first| first.set(now));
+        }
         if matches!(done, Some(Ok(()))) {
             self.acknowledged(before);
             self.check();
