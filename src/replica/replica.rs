@@ -116,6 +116,20 @@ impl Replica {
         Ok(reader::resumable(self.client.clone(), key, file.size, what))
     }
 
+    /// As [`Self::get_resumable`]; a large file comes in several ranges at a time where that is faster. Holds up to
+    /// 24 MiB more then.
+    ///
+    /// # Errors
+    /// None for a file that was listed; those of reading come from the stream.
+    pub fn get_parallel(&self, file: &FileInfo) -> Result<ByteStream> {
+        if !self.client.reads_in_parts() {
+            return self.get_resumable(file);
+        }
+        let key = self.layout.file(file.level, file.txids)?;
+        let what = format!("level={}, min={}, max={}", file.level, file.txids.min(), file.txids.max());
+        Ok(reader::in_parts(self.client.clone(), key, file.size, what))
+    }
+
     /// All bytes of any object of `size` bytes, opened on first use and continued after dropped
     /// connections. `what` names it in errors.
     #[must_use]

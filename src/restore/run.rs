@@ -185,7 +185,7 @@ pub(super) async fn run_plan(
         Plan::Ltx(files) => {
             check_sizes(files)?;
             let newest_first = files.iter().rev().copied().collect();
-            let open = |file: &FileInfo| replica.get_resumable(file);
+            let open = |file: &FileInfo| replica.get_parallel(file);
             work.run(newest_first, open, move |files, out| Built::from_ltx(files, listed, out)).await
         }
         Plan::V3(backup) => {
