@@ -107,7 +107,7 @@ impl Keeper {
         let done = self.upkeep.retain_l0(&self.database, &self.time, &mut self.local_done).await;
         if let Err(err) = done {
             error!(system = "store", db = %self.database.name(), path = %self.database.path().display(), error = %err,
-                "l0 retention enforcement failed");
+                hint = err.hint_text(), "l0 retention enforcement failed");
         }
     }
 

@@ -248,7 +248,7 @@ def certificates(access, service, tls, bundle):
     access.way_out("untrusted certificate", service, [service.bucket, "certificate"], ours)
     other = f"https://127.0.0.2:{relay('127.0.0.2', address(tls))}"
     access.way_out("certificate of another name", service, [service.bucket, "certificate"], {"endpoint": other}, {"AWS_CA_BUNDLE": bundle})
-    access.way_out("TLS to a plain port", service, [service.bucket], {"endpoint": service.endpoint.replace("http:", "https:")})
+    access.way_out("TLS to a plain port", service, [service.bucket, "corrupt message"], {"endpoint": service.endpoint.replace("http:", "https:")})
     access.way_out("a bundle that is not there", service, ["AWS_CA_BUNDLE", "/nowhere.pem"], ours, {"AWS_CA_BUNDLE": "/nowhere.pem"})
 
 

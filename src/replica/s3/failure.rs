@@ -111,10 +111,13 @@ where
     (kind, format!("operation error S3: {}, {}", asked.api, chain.join(": ")), word.to_owned())
 }
 
-/// An I/O error does not name what it carries as its source.
+/// An I/O error does not name what it carries as its source, and may carry another one.
 fn tls_failure<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let carried = || cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref();
-    cause.downcast_ref().or_else(carried)
+    if let Some(found) = cause.downcast_ref() {
+        return Some(found);
+    }
+    let carried = cause.downcast_ref::<std::io::Error>()?.get_ref()?;
+    tls_failure(carried)
 }
 
 fn kind_of(code: Option<&str>, status: u16) -> ErrorKind {
@@ -234,6 +237,14 @@ mod tests {
         ] {
             assert_eq!(kind_of(code, status), want, "{code:?} {status}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_tls_is_found_inside_of_io_errors() {
+        let tls = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let io = std::io::Error::other(std::io::Error::new(std::io::ErrorKind::InvalidData, tls()));
+        assert_eq!(tls_failure(&io), Some(&tls()));
+        assert_eq!(tls_failure(&std::io::Error::from_raw_os_error(111)), None);
     }
 
     #[test]
