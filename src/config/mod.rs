@@ -30,9 +30,9 @@ pub use finding::{Finding, Severity};
 pub use path::clean;
 pub use raw::{ByteSize, Secret};
 pub use replica::{
-    AbsAuth, AbsSettings, AwsKeys, ClientCertificate, CustomerKey, Encryption, FileSettings, GsSettings, NatsAuth,
-    NatsSettings, OssSettings, PathStyle, ReplicaKind, ReplicaSettings, S3Settings, SftpSettings, SseSettings,
-    WebdavSettings, replica_from_url,
+    AbsAuth, AbsSettings, AwsKeys, AzureLogin, ClientCertificate, CustomerKey, Encryption, FileSettings, GsSettings,
+    HostKey, NatsAuth, NatsSettings, OssSettings, PathStyle, ReplicaKind, ReplicaSettings, S3Settings, SftpSettings,
+    SseSettings, WebdavSettings, replica_from_url,
 };
 pub use settings::{
     Built, Config, DbEntry, DbSettings, HeartbeatSettings, LogFormat, LoggingSettings, McpSettings, ShutdownSettings,

@@ -13,11 +13,11 @@ use crate::error::{Error, ErrorKind, Result};
 /// not earn new ones, or a store that cuts every stream would be asked without end.
 const WAITS: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_millis(1000)];
 
-/// The object `key`, opened on the first poll and reopened at the current offset after a read error
+/// The object `key` from `offset` on, opened on the first poll and reopened at the current offset after a read error
 /// or an end before `size` bytes. `what` names the file in the error that gives up.
-pub(crate) fn resumable(client: Arc<dyn ReplicaClient>, key: Key, size: u64, what: String) -> ByteStream {
+pub(crate) fn resumable(client: Arc<dyn ReplicaClient>, key: Key, offset: u64, size: u64, what: String) -> ByteStream {
     // To the end whatever the listing said: an object that was replaced may have grown.
-    Reader { client, key, size, end: u64::MAX, what, offset: 0, reopens: 0, stream: None }.stream()
+    Reader { client, key, size, end: u64::MAX, what, offset, reopens: 0, stream: None }.stream()
 }
 
 /// Bytes of one range of an object that is read in parts.
@@ -27,11 +27,11 @@ const PARTS_AT_ONCE: usize = 6;
 
 /// As [`resumable`], several ranges at a time, each continued on its own. An object that is replaced meanwhile comes out
 /// mixed: only for content that carries a checksum.
-pub(crate) fn in_parts(client: Arc<dyn ReplicaClient>, key: Key, size: u64, what: String) -> ByteStream {
-    if size < 2 * PART {
-        return resumable(client, key, size, what);
+pub(crate) fn in_parts(client: Arc<dyn ReplicaClient>, key: Key, offset: u64, size: u64, what: String) -> ByteStream {
+    if size.saturating_sub(offset) < 2 * PART {
+        return resumable(client, key, offset, size, what);
     }
-    let starts = std::iter::successors(Some(0), move |start| Some(start + PART).filter(|next| *next < size));
+    let starts = std::iter::successors(Some(offset), move |start| Some(start + PART).filter(|next| *next < size));
     let part = move |start: u64| {
         let end = (start + PART).min(size);
         let (client, key, what) = (client.clone(), key.clone(), what.clone());
@@ -143,7 +143,7 @@ mod tests {
     }
 
     async fn read(client: &Arc<Faulty>, key: &Key) -> Result<Vec<u8>> {
-        let stream = resumable(client.clone(), key.clone(), BODY.len() as u64, "level=0".to_owned());
+        let stream = resumable(client.clone(), key.clone(), 0, BODY.len() as u64, "level=0".to_owned());
         stream
             .try_fold(Vec::new(), |mut all, chunk| async move {
                 all.extend_from_slice(&chunk);
@@ -178,13 +178,13 @@ mod tests {
             client.push(Op::Get, Fault::Refuse(ErrorKind::Unavailable));
             let before = client.calls(Op::Get);
             let chunks: Vec<Bytes> =
-                in_parts(client.clone(), key.clone(), size, "level=9".to_owned()).try_collect().await.unwrap();
+                in_parts(client.clone(), key.clone(), 0, size, "level=9".to_owned()).try_collect().await.unwrap();
             assert!(chunks.concat() == body, "{extra}");
             assert_eq!(client.calls(Op::Get) - before, 7 + u64::from(extra > 0) + 3);
         }
         client.push(Op::Get, Fault::Refuse(ErrorKind::NotFound));
         let read: Result<Vec<Bytes>> =
-            in_parts(client.clone(), key.clone(), 8 * PART, "level=9".to_owned()).try_collect().await;
+            in_parts(client.clone(), key.clone(), 5, 8 * PART, "level=9".to_owned()).try_collect().await;
         assert_eq!(read.unwrap_err().kind(), ErrorKind::NotFound);
     }
 

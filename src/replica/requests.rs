@@ -35,9 +35,9 @@ pub(crate) struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// As many attempts as Litestream makes, spread over about 20 seconds.
+    /// Spread over about 15 seconds. Waits stay short, so that a store that is back is noticed soon.
     pub(crate) const DEFAULT: Self =
-        Self { attempts: 10, first: Duration::from_millis(100), max: Duration::from_secs(10) };
+        Self { attempts: 12, first: Duration::from_millis(100), max: Duration::from_secs(5) };
 
     /// The wait after attempt `n` (from 1): somewhere up to the bound ("full jitter"), so that many clients
     /// that failed together do not come back together. What the service asks for is kept, up to a minute.
@@ -92,38 +92,57 @@ impl Requests {
         &self.stats
     }
 
+    /// Runs one attempt: for what cannot be tried twice. Counted and bounded like any other.
+    pub(crate) async fn once<T>(
+        &self,
+        call: Call<'_>,
+        attempt: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        static PERMITS: Semaphore = Semaphore::const_new(IN_FLIGHT);
+        // A slow line must be able to finish: 64 KiB/s.
+        let deadline = Duration::from_secs(60) + Duration::from_secs(call.bytes / (64 * 1024));
+        let permit = PERMITS.acquire().await;
+        let began = self.world.clock.elapsed();
+        let outcome = match tokio::time::timeout(deadline, attempt).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(timed_out(call, deadline)),
+        };
+        drop(permit);
+        self.stats.record(&Request {
+            operation: call.operation,
+            objects: call.objects,
+            bytes: if outcome.is_ok() { call.bytes } else { 0 },
+            took: self.world.clock.elapsed().saturating_sub(began),
+            error: outcome.as_ref().err().map(|f| f.code.as_str()),
+        });
+        outcome
+    }
+
+    /// A number nobody else has.
+    #[cfg(feature = "abs")]
+    pub(crate) fn random(&self) -> u64 {
+        self.world.random.next_u64()
+    }
+
     /// Runs `attempt` until it succeeds, fails for good, or the policy is used up. It is told how many
     /// attempts came before: after the first, an earlier one may have taken effect.
     pub(crate) async fn run<T, F>(&self, call: Call<'_>, mut attempt: impl FnMut(u32) -> F) -> Result<T>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        static PERMITS: Semaphore = Semaphore::const_new(IN_FLIGHT);
-        // A slow line must be able to finish: 64 KiB/s.
-        let deadline = Duration::from_secs(60) + Duration::from_secs(call.bytes / (64 * 1024));
         let mut failures = 0;
         loop {
-            let permit = PERMITS.acquire().await;
-            let began = self.world.clock.elapsed();
-            let outcome = match tokio::time::timeout(deadline, attempt(failures)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(timed_out(call, deadline)),
-            };
-            drop(permit);
-            self.stats.record(&Request {
-                operation: call.operation,
-                objects: call.objects,
-                bytes: if outcome.is_ok() { call.bytes } else { 0 },
-                took: self.world.clock.elapsed().saturating_sub(began),
-                error: outcome.as_ref().err().map(|f| f.code.as_str()),
-            });
+            let outcome = self.once(call, attempt(failures)).await;
             let failure = match outcome {
                 Ok(done) => return Ok(done),
                 Err(failure) => failure,
             };
             failures += 1;
             if failures >= self.policy.attempts || !may_pass(failure.error.kind()) {
-                return Err(failure.error);
+                return Err(match failure.retry_after {
+                    Some(asked) => failure.error.asks_to_wait(asked),
+                    None => failure.error,
+                });
             }
             let wait = self.policy.wait(failures, failure.retry_after, self.world.random.next_u64());
             if failures == QUIET_FAILURES {
@@ -198,7 +217,7 @@ mod tests {
         let began = tokio::time::Instant::now();
         let done: Result<()> = requests.run(CALL, |_| async { Err(failure(ErrorKind::Busy, None)) }).await;
         assert_eq!(done.unwrap_err().kind(), ErrorKind::Busy);
-        assert_eq!(requests.stats().count(Operation::Put), (0, 10));
+        assert_eq!(requests.stats().count(Operation::Put), (0, u64::from(RetryPolicy::DEFAULT.attempts)));
         assert!(began.elapsed() < Duration::from_secs(60));
     }
 

@@ -14,15 +14,16 @@ use tracing::{debug, error, info, warn};
 use super::config::TargetConfig;
 use super::database::Database;
 use super::lineage;
+use super::retry::{Outages, Retry};
 use crate::compaction::{Compactor, Cure, Limits, Manifest, SharedManifest, cure, gaps};
 use crate::db::SnapshotInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, FileWriter, Header};
 use crate::replica::{FileInfo, Replica};
-use crate::sys::{Backoff, Fs, LogLimiter, Modes, OpenMode, Publisher, World, blocking, unique_temp_path};
+use crate::sys::{Fs, LogLimiter, Modes, OpenMode, Publisher, blocking, unique_temp_path};
 use crate::types::{Level, PageSize, Txid, TxidRange};
+use crate::wal::WalHeader;
 
-const MAX_BACKOFF: Duration = Duration::from_secs(300);
 const ERROR_SPACING: Duration = Duration::from_secs(30);
 
 /// A place that files go to.
@@ -234,7 +235,7 @@ impl Target {
                 return Ok((at, Pass::More));
             }
             let txids = TxidRange::single(next);
-            let Some(Header { page_size, .. }) = lineage::local_header(database, txids).await? else {
+            let Some(Header { page_size, wal, .. }) = lineage::local_header(database, txids).await? else {
                 // The chain cannot be continued file by file; a snapshot spans whatever is missing.
                 info!(system = "store", db = %database.name(), replica = self.replica().kind(), txid = %next,
                     "local ltx file is missing, bridging the gap with a snapshot");
@@ -249,10 +250,11 @@ impl Target {
                 info!(system = "store", db = %database.name(), page_size = page_size.get(), "page size changed, taking a snapshot");
                 self.snapshot(database).await?;
             }
-            let image = self.put(database, txids).await?;
-            if let Some(image) = image {
+            let info = self.put(database, txids).await?;
+            // Images are taken from the head of a log, so most files tell by their header that they are none.
+            if next > Txid::FIRST && wal.offset == WalHeader::SIZE && is_full_image(database, txids).await? {
                 // Restores need not go back further, and level 9 need not read the database again (C5).
-                Box::pin(self.promote(database, &image)).await?;
+                Box::pin(self.promote(database, &info)).await?;
             }
             at = Position { txid: Some(next), page_size: Some(page_size) };
             next = next.next();
@@ -261,8 +263,8 @@ impl Target {
         Ok((at, Pass::Done))
     }
 
-    /// Uploads one local L0 file. If it is a full image that does not begin the history, it is returned.
-    async fn put(&self, database: &Database, txids: TxidRange) -> Result<Option<FileInfo>> {
+    /// Uploads one local L0 file.
+    async fn put(&self, database: &Database, txids: TxidRange) -> Result<FileInfo> {
         let (path, modes) = (database.local().path(Level::L0, txids), database.seen().modes);
         let put = self.replica().put_local(Level::L0, txids, &database.world, &path, modes).await;
         let info = match put {
@@ -279,8 +281,7 @@ impl Target {
         self.manifest.written(info);
         debug!(system = "store", db = %database.name(), replica = self.replica().kind(), level = 0,
             minTXID = %txids.min(), maxTXID = %txids.max(), size = info.size, "ltx file uploaded");
-        let image = txids.min() > Txid::FIRST && is_full_image(&database.world, path).await?;
-        Ok(image.then_some(info))
+        Ok(info)
     }
 
     /// Publishes a full image of level 0 as a snapshot too.
@@ -389,19 +390,20 @@ impl Drop for Staged {
     }
 }
 
-/// Whether a local file holds every page of the database.
-async fn is_full_image(world: &World, path: PathBuf) -> Result<bool> {
-    let fs = world.fs.clone();
+/// Whether a local L0 file holds every page of the database.
+async fn is_full_image(database: &Database, txids: TxidRange) -> Result<bool> {
+    let (path, fs) = (database.local().path(Level::L0, txids), database.world.fs.clone());
     blocking(move || ltx::is_full_image(fs.open(&path, OpenMode::Read)?.as_ref())).await
 }
 
 /// Uploads whenever there is something new, at most once per sync interval, until told to stop.
-pub(super) async fn run(database: Arc<Database>, n: usize, stop: CancellationToken) {
+pub(super) async fn run(database: Arc<Database>, n: usize, outages: Arc<Outages>, stop: CancellationToken) {
     let target = &database.targets()[n];
     let clock = database.world.clock.clone();
     let interval = target.config.sync_interval;
     let mut news = database.watch();
-    let mut backoff = Backoff::new(interval, MAX_BACKOFF);
+    let random = database.world.random.clone();
+    let mut retry = Retry::new(outages, interval);
     let mut limiter = LogLimiter::new(ERROR_SPACING);
     loop {
         // Leading edge: the first file after a quiet interval goes out at once.
@@ -412,12 +414,12 @@ pub(super) async fn run(database: Arc<Database>, n: usize, stop: CancellationTok
         }
         news.mark_unchanged();
         let started = clock.elapsed();
-        let mut wait = interval;
+        let mut failed = None;
         loop {
             match target.sync(&database, target.config.max_files).await {
                 Ok(Pass::More) if !stop.is_cancelled() => {}
                 Ok(_) => {
-                    let failures = backoff.reset();
+                    let failures = retry.succeeded();
                     if failures > 0 {
                         limiter.reset();
                         info!(system = "store", db = %database.name(), replica = target.replica().kind(),
@@ -426,22 +428,28 @@ pub(super) async fn run(database: Arc<Database>, n: usize, stop: CancellationTok
                     break;
                 }
                 Err(err) => {
-                    wait = interval + backoff.step();
-                    database.health().target_trouble(&database.world, n, &err, backoff.failures(), wait);
+                    let wait = retry.failed(&err, random.next_u64());
+                    failed = Some(wait);
+                    database.health().target_trouble(&database.world, n, &err, retry.failures(), wait);
                     if limiter.allow(clock.elapsed(), &err) {
                         error!(system = "store", db = %database.name(), replica = target.replica().kind(), error = %err,
-                            hint = err.hint_text(), consecutive_errors = backoff.failures(), "monitor error");
+                            hint = err.hint_text(), consecutive_errors = retry.failures(), "monitor error");
                     }
                     news.mark_changed();
                     break;
                 }
             }
         }
-        let rest = wait.saturating_sub(clock.elapsed().saturating_sub(started));
+        let pause = async {
+            match failed {
+                Some(wait) => retry.pause(wait, random.next_u64()).await,
+                None => tokio::time::sleep(interval.saturating_sub(clock.elapsed().saturating_sub(started))).await,
+            }
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(rest) => {}
+            () = pause => {}
         }
         tokio::select! {
             biased;

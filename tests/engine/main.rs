@@ -6,6 +6,7 @@
 mod checkpoint_protocol;
 mod long_reader;
 mod moving_the_mark;
+mod outrun;
 mod random_histories;
 mod restarts;
 mod snapshots;

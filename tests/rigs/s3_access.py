@@ -172,6 +172,7 @@ def credentials(access, service):
 
     way = lambda name, env, check=None: access.way_in(f"credentials from {name}", service, none, env, check)
     access.way_in("credentials from the configuration", service, env={"AWS_ACCESS_KEY_ID": "AKNOBODY", "AWS_SECRET_ACCESS_KEY": "x"})
+    access.way_in("endpoint from AWS_ENDPOINT_URL_S3", service, {"endpoint": None}, {"AWS_ENDPOINT_URL_S3": service.endpoint})
     way("AWS_ variables", {"AWS_ACCESS_KEY_ID": service.access, "AWS_SECRET_ACCESS_KEY": service.secret})
     way("LITESTREAM_ variables", {"LITESTREAM_ACCESS_KEY_ID": service.access, "LITESTREAM_SECRET_ACCESS_KEY": service.secret})
     way("a credentials file", {"AWS_SHARED_CREDENTIALS_FILE": str(files / "credentials")})

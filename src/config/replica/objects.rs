@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 /// A Google Cloud Storage replica. Credentials are the platform's own.
 #[derive(Debug, Clone)]
 pub struct GsSettings {
+    /// `STORAGE_EMULATOR_HOST`: where all requests go instead, without credentials. A scheme may be missing (`http`).
+    pub emulator: Option<String>,
     /// Name of the bucket.
     pub bucket: String,
     /// Prefix of all names; may be empty.
@@ -38,7 +40,20 @@ pub enum AbsAuth {
     /// The account's key, base64.
     AccountKey(Secret),
     /// What else the platform offers.
-    Platform,
+    Platform(AzureLogin),
+}
+
+/// What the environment says for logging in to Azure without a key (`AZURE_*`).
+#[derive(Debug, Clone, Default)]
+pub struct AzureLogin {
+    /// `AZURE_TENANT_ID`
+    pub tenant: Option<String>,
+    /// `AZURE_CLIENT_ID`: of a service principal, or of the managed identity to use.
+    pub client: Option<String>,
+    /// `AZURE_CLIENT_SECRET`
+    pub secret: Option<Secret>,
+    /// `AZURE_CLIENT_CERTIFICATE_PATH` is set.
+    pub certificate: bool,
 }
 
 impl AbsSettings {
@@ -50,12 +65,50 @@ impl AbsSettings {
         if self.account.is_none() && self.endpoint.is_none() {
             return Err(Error::invalid("abs: account name is required when endpoint is not specified"));
         }
-        if let AbsAuth::AccountKey(key) = &self.auth
-            && let Err(why) = super::s3::decode_base64(key.expose())
-        {
-            return Err(Error::invalid(format!("abs: cannot create shared key credential: decode account key: {why}")));
+        self.account_key().map(|_| ())
+    }
+
+    /// The key to sign with, decoded.
+    ///
+    /// # Errors
+    /// It is not base64.
+    pub fn account_key(&self) -> Result<Option<Vec<u8>>> {
+        let AbsAuth::AccountKey(key) = &self.auth else { return Ok(None) };
+        super::s3::decode_base64(key.expose()).map(Some).map_err(|why| {
+            Error::invalid(format!("abs: cannot create shared key credential: decode account key: {why}"))
+        })
+    }
+}
+
+/// The parts of `AZURE_STORAGE_CONNECTION_STRING` that matter here.
+#[derive(Default)]
+struct ConnectionString {
+    account: Option<String>,
+    key: Option<Secret>,
+    sas: Option<Secret>,
+    endpoint: Option<String>,
+}
+
+impl ConnectionString {
+    /// `Name=value` parts with semicolons between them; values may hold `=`. Unknown parts are skipped.
+    fn parse(text: &str) -> Self {
+        let mut parsed = Self::default();
+        let (mut protocol, mut suffix) = ("https", None);
+        for (name, value) in text.split(';').filter_map(|part| part.trim().split_once('=')) {
+            match name.to_ascii_lowercase().as_str() {
+                "accountname" => parsed.account = given(value),
+                "accountkey" => parsed.key = Some(Secret::new(value)),
+                "sharedaccesssignature" => parsed.sas = Some(Secret::new(value)),
+                "blobendpoint" => parsed.endpoint = given(value.trim_end_matches('/')),
+                "defaultendpointsprotocol" => protocol = value,
+                "endpointsuffix" => suffix = given(value),
+                _ => {}
+            }
         }
-        Ok(())
+        if let (None, Some(account), Some(suffix)) = (&parsed.endpoint, &parsed.account, suffix) {
+            parsed.endpoint = Some(format!("{protocol}://{account}.blob.{suffix}"));
+        }
+        parsed
     }
 }
 
@@ -93,24 +146,45 @@ fn bucket_and_path(raw: &RawReplica, backend: &str) -> Result<(String, String, S
     Ok((user.to_owned(), bucket, path))
 }
 
-pub(super) fn gs(raw: &RawReplica) -> Result<GsSettings> {
+pub(super) fn gs(raw: &RawReplica, around: Surroundings<'_>) -> Result<GsSettings> {
     let (_, bucket, path) = bucket_and_path(raw, "gs")?;
-    Ok(GsSettings { bucket, path })
+    let emulator = around.env.get_nonempty("STORAGE_EMULATOR_HOST").map(str::to_owned);
+    Ok(GsSettings { emulator, bucket, path })
 }
 
 pub(super) fn abs(raw: &RawReplica, around: Surroundings<'_>) -> Result<AbsSettings> {
     let (user, bucket, path) = bucket_and_path(raw, "abs")?;
     let keys = &raw.settings;
-    let account = given(&first([&keys.account_name, &user]));
+    let mut account = given(&first([&keys.account_name, &user]));
+    let mut endpoint = given(&keys.endpoint);
     let from_env = |name: &str| Secret::new(around.env.get(name).unwrap_or_default());
-    let sas = first_secret([keys.sas_token.clone(), from_env("LITESTREAM_AZURE_SAS_TOKEN")]);
-    let key = first_secret([keys.account_key.clone(), from_env("LITESTREAM_AZURE_ACCOUNT_KEY")]);
+    let mut sas = first_secret([keys.sas_token.clone(), from_env("LITESTREAM_AZURE_SAS_TOKEN")]);
+    let mut key = first_secret([keys.account_key.clone(), from_env("LITESTREAM_AZURE_ACCOUNT_KEY")]);
+    if sas.is_none() && key.is_none() {
+        // Litestream does not read it. It is asked last, and only for the account that is meant, so that it cannot
+        // change what works without it.
+        let found =
+            ConnectionString::parse(around.env.get_nonempty("AZURE_STORAGE_CONNECTION_STRING").unwrap_or_default());
+        if account.is_none() || account == found.account {
+            (sas, key) = (found.sas, found.key);
+            if sas.is_some() || key.is_some() {
+                account = account.or(found.account);
+                endpoint = endpoint.or(found.endpoint);
+            }
+        }
+    }
+    let text = |name: &str| around.env.get_nonempty(name).map(str::to_owned);
     let auth = match (sas, key) {
         (Some(sas), _) => AbsAuth::SasToken(Secret::new(sas.expose().trim_start_matches('?'))),
         (None, Some(key)) if account.is_some() => AbsAuth::AccountKey(key),
-        _ => AbsAuth::Platform,
+        _ => AbsAuth::Platform(AzureLogin {
+            tenant: text("AZURE_TENANT_ID"),
+            client: text("AZURE_CLIENT_ID"),
+            secret: around.env.get_nonempty("AZURE_CLIENT_SECRET").map(Secret::new),
+            certificate: text("AZURE_CLIENT_CERTIFICATE_PATH").is_some(),
+        }),
     };
-    Ok(AbsSettings { account, endpoint: given(&keys.endpoint), bucket, path, auth })
+    Ok(AbsSettings { account, endpoint, bucket, path, auth })
 }
 
 pub(super) fn oss(raw: &RawReplica, around: Surroundings<'_>) -> Result<OssSettings> {
@@ -164,6 +238,19 @@ fn oss_host(host: &str) -> (String, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_string_names_account_key_and_endpoint() {
+        let parsed = ConnectionString::parse(
+            "DefaultEndpointsProtocol=https;AccountName=acct;AccountKey=YWJj==;EndpointSuffix=core.chinacloudapi.cn;",
+        );
+        assert_eq!(parsed.account.as_deref(), Some("acct"));
+        assert_eq!(parsed.key.unwrap().expose(), "YWJj==");
+        assert_eq!(parsed.endpoint.as_deref(), Some("https://acct.blob.core.chinacloudapi.cn"));
+        let sas = ConnectionString::parse("BlobEndpoint=http://127.0.0.1:1/acct/;SharedAccessSignature=sv=1&sig=a%3D");
+        assert_eq!(sas.endpoint.as_deref(), Some("http://127.0.0.1:1/acct"));
+        assert_eq!(sas.sas.unwrap().expose(), "sv=1&sig=a%3D");
+    }
 
     #[test]
     fn oss_hosts_hold_bucket_and_region() {

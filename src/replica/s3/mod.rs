@@ -41,17 +41,18 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use md5::{Digest as _, Md5};
 use tokio::sync::OnceCell;
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
 use super::requests::{Call, Failure, Operation, RequestStats, Requests};
+use super::stamp::stamp_text;
+use super::stream::fill;
 use crate::config::{Encryption, S3Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::World;
-use crate::types::{Timestamp, format_timestamp, parse_timestamp};
+use crate::types::{Timestamp, parse_timestamp};
 use failure::{Asked, failure};
 use vendor::Habits;
 
@@ -245,14 +246,6 @@ impl SseC {
     const ALGORITHM: &'static str = "AES256";
 }
 
-/// The form of the reference: no trailing zeros in the fraction.
-fn stamp_text(stamp: Timestamp) -> String {
-    let text = format_timestamp(stamp, 3);
-    let text = text.trim_end_matches('Z').trim_end_matches('0').trim_end_matches('.');
-    // Only zeros of the fraction may go.
-    if text.len() < 19 { format_timestamp(stamp, 0) } else { format!("{text}Z") }
-}
-
 #[async_trait]
 impl ReplicaClient for S3Client {
     fn kind(&self) -> &'static str {
@@ -356,39 +349,4 @@ fn body(body: aws_sdk_s3::primitives::ByteStream, target: String) -> ByteStream 
         }
     })
     .boxed()
-}
-
-/// Takes chunks from `body` until `want` bytes are there or it ends.
-async fn fill(body: &mut ByteStream, rest: &mut Bytes, want: usize) -> Result<Bytes> {
-    let mut part = bytes::BytesMut::new();
-    while part.len() < want {
-        if rest.is_empty() {
-            match body.try_next().await? {
-                Some(chunk) => *rest = chunk,
-                None => break,
-            }
-        }
-        let n = rest.len().min(want - part.len());
-        part.extend_from_slice(&rest.split_to(n));
-    }
-    Ok(part.freeze())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stamps_are_written_as_the_reference_writes_them() {
-        for (millis, want) in [
-            (1_795_221_606_490, "2026-11-21T00:40:06.49Z"),
-            (1_795_221_606_000, "2026-11-21T00:40:06Z"),
-            (1_795_221_600_000, "2026-11-21T00:40:00Z"),
-            (1_795_221_606_001, "2026-11-21T00:40:06.001Z"),
-        ] {
-            let stamp = Timestamp::from_millis(millis);
-            assert_eq!(stamp_text(stamp), want);
-            assert_eq!(parse_timestamp(want).unwrap(), stamp);
-        }
-    }
 }
