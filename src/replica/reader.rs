@@ -33,9 +33,10 @@ pub(crate) fn in_parts(client: Arc<dyn ReplicaClient>, key: Key, offset: u64, si
     }
     let starts = std::iter::successors(Some(offset), move |start| Some(start + PART).filter(|next| *next < size));
     let part = move |start: u64| {
-        let end = (start + PART).min(size);
+        // The last one reads to the end whatever the listing said: an object that was replaced may have grown.
+        let end = Some(start + PART).filter(|end| *end < size).unwrap_or(u64::MAX);
         let (client, key, what) = (client.clone(), key.clone(), what.clone());
-        let part = Reader { client, key, size: end, end, what, offset: start, reopens: 0, stream: None };
+        let part = Reader { client, key, size: end.min(size), end, what, offset: start, reopens: 0, stream: None };
         part.stream().try_collect::<Vec<Bytes>>()
     };
     stream::iter(starts)
