@@ -9,6 +9,7 @@ use aws_smithy_runtime_api::client::http::{
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::wire::settings;
