@@ -2,6 +2,7 @@
 //! operation, target, cause and hint for the person who reads it.
 
 use std::fmt;
+use std::time::Duration;
 
 /// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -50,13 +51,14 @@ struct Repr {
     op: String,
     target: Option<String>,
     hint: Option<&'static str>,
+    retry_after: Option<Duration>,
     source: Option<Source>,
 }
 
 impl Error {
     /// A failure described by `op`: verb + object (`open ltx file`), or a whole message.
     pub fn new(kind: ErrorKind, op: impl Into<String>) -> Self {
-        Self(Box::new(Repr { kind, op: op.into(), target: None, hint: None, source: None }))
+        Self(Box::new(Repr { kind, op: op.into(), target: None, hint: None, retry_after: None, source: None }))
     }
 
     /// A violated format rule.
@@ -88,6 +90,13 @@ impl Error {
         self
     }
 
+    /// Says that the service wants to be left alone for so long.
+    #[must_use]
+    pub fn asks_to_wait(mut self, retry_after: Duration) -> Self {
+        self.0.retry_after = Some(retry_after);
+        self
+    }
+
     /// Sets the cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Source>) -> Self {
@@ -98,9 +107,9 @@ impl Error {
     /// Wraps this error into a further one that says what was being done. The kind stays.
     #[must_use]
     pub fn context(self, op: impl Into<String>) -> Self {
-        let (kind, hint) = (self.kind(), self.0.hint);
+        let (kind, hint, retry_after) = (self.kind(), self.0.hint, self.0.retry_after);
         let mut outer = Self::new(kind, op);
-        outer.0.hint = hint;
+        (outer.0.hint, outer.0.retry_after) = (hint, retry_after);
         outer.caused_by(self)
     }
 
@@ -114,6 +123,12 @@ impl Error {
     #[must_use]
     pub fn hint_text(&self) -> Option<&'static str> {
         self.0.hint
+    }
+
+    /// How long the service wants to be left alone, if it says so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// The path or key the outermost operation was about.

@@ -85,9 +85,13 @@ impl App {
     }
 
     fn log_as(&self, logging: &LoggingSettings) {
-        if self.embedded {
-            return;
+        if !self.embedded {
+            self.set_log(logging);
         }
+    }
+
+    /// Changes the log of the process.
+    fn set_log(&self, logging: &LoggingSettings) {
         let settings = LogSettings {
             level: telemetry::parse_level(&logging.level),
             shape: match logging.format {

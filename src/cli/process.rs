@@ -14,7 +14,7 @@ use tracing::warn;
 use super::service;
 use crate::config::Environment;
 use crate::error::{Error, Result};
-use crate::sys::TaskGroup;
+use crate::sys::{TaskGroup, restore_descriptor_limit};
 
 /// A signal that asks the daemon to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +148,13 @@ impl Child {
                 command.env_remove(variable);
             }
             command.envs(env.additions().iter().map(|(name, value)| (name, value)));
+            let restore = || {
+                restore_descriptor_limit();
+                Ok(())
+            };
+            // SAFETY: between fork and exec it reads a static and makes one system call; it neither allocates
+            // nor takes a lock.
+            unsafe { command.pre_exec(restore) };
             let child = command.spawn().map_err(|err| Error::io(format!("fork/exec {}", program.display()), err))?;
             // Never zero and always in range: it comes from the kernel.
             let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);

@@ -25,7 +25,7 @@ use super::plan::{Limits, Plan, SMALL, plan, same_page_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{Decoder, FileReader, LocalDir, merge, snapshot_of};
 use crate::replica::{ByteStream, FileInfo, Replica, bridge};
-use crate::sys::{Modes, blocking, read_full_at};
+use crate::sys::{Modes, blocking, read_full_at, wait};
 use crate::types::{Level, Timestamp, Txid, TxidRange};
 
 /// Bytes of one input that wait between network and decoder.
@@ -258,7 +258,7 @@ fn make_into(make: impl FnOnce(PieceWriter) -> Result<()>, pieces: mpsc::Sender<
         Ok(()) => Piece::End,
         Err(err) => Piece::Failed(Error::new(err.kind(), err.to_string())),
     };
-    match pieces.blocking_send(last) {
+    match wait(pieces.send(last)) {
         Ok(()) => merged,
         Err(_) => merged.and(Err(abandoned())),
     }
@@ -273,7 +273,7 @@ struct PieceWriter(mpsc::Sender<Piece>);
 impl Write for PieceWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let piece = Piece::Data(Bytes::copy_from_slice(buf));
-        self.0.blocking_send(piece).map_err(|_| io::Error::from(abandoned()))?;
+        wait(self.0.send(piece)).map_err(|_| io::Error::from(abandoned()))?;
         Ok(buf.len())
     }
 

@@ -53,6 +53,14 @@ impl DirSettings {
         pattern::matches(&self.pattern, name).map_err(|bad| Error::invalid(bad.to_string()))
     }
 
+    /// Whether a database of this path is one of the directory's.
+    #[must_use]
+    pub fn covers(&self, path: &Path) -> bool {
+        let below =
+            if self.recursive { path.starts_with(&self.path) } else { path.parent() == Some(self.path.as_path()) };
+        below && self.matches(path).unwrap_or(false)
+    }
+
     /// The databases in the directory, in the order of a walk: names that match, with the header of a
     /// database. Files that are empty or cannot be read are passed over. Links to files are followed,
     /// links to directories are not, the directory itself included.

@@ -31,7 +31,7 @@ pub use path::clean;
 pub use raw::{ByteSize, Secret};
 pub use replica::{
     AbsAuth, AbsSettings, AwsKeys, AzureLogin, ClientCertificate, CustomerKey, Encryption, FileSettings, GsSettings,
-    NatsAuth, NatsSettings, OssSettings, PathStyle, ReplicaKind, ReplicaSettings, S3Settings, SftpSettings,
+    HostKey, NatsAuth, NatsSettings, OssSettings, PathStyle, ReplicaKind, ReplicaSettings, S3Settings, SftpSettings,
     SseSettings, WebdavSettings, replica_from_url,
 };
 pub use settings::{

@@ -202,6 +202,9 @@ pub(super) struct RawDb {
     pub(super) max_sync_wal_bytes: Option<i64>,
     pub(super) restore_if_db_not_exists: bool,
     pub(super) snapshot: RawSnapshot,
+    /// This and the next: not in Litestream, which has them for all databases together only.
+    pub(super) heartbeat_url: String,
+    pub(super) heartbeat_interval: Option<SignedDuration>,
     pub(super) replica: Option<RawReplica>,
     pub(super) replicas: Vec<Option<RawReplica>>,
 }
@@ -211,7 +214,8 @@ section!(RawDb as "main.DBConfig", list "[]*main.DBConfig" {
     "checkpoint-interval" => checkpoint_interval, "busy-timeout" => busy_timeout,
     "min-checkpoint-page-count" => min_checkpoint_page_count, "truncate-page-n" => truncate_page_n,
     "max-sync-wal-bytes" => max_sync_wal_bytes, "restore-if-db-not-exists" => restore_if_db_not_exists,
-    "snapshot" => snapshot, "replica" => replica, "replicas" => replicas,
+    "snapshot" => snapshot, "heartbeat-url" => heartbeat_url, "heartbeat-interval" => heartbeat_interval,
+    "replica" => replica, "replicas" => replicas,
 });
 
 /// `replica:` or the one entry of `replicas:`
@@ -268,7 +272,7 @@ pub(super) struct RawReplicaSettings {
     pub(super) jwt: Secret,
     pub(super) seed: Secret,
     pub(super) creds: String,
-    pub(super) nkey: String,
+    pub(super) nkey: Secret,
     pub(super) tls: Option<bool>,
     pub(super) root_cas: Vec<String>,
     pub(super) client_cert: String,

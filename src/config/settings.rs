@@ -73,7 +73,7 @@ impl Config {
 }
 
 /// `socket:`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketSettings {
     /// Whether it is opened.
     pub enabled: bool,
@@ -84,7 +84,7 @@ pub struct SocketSettings {
 }
 
 /// `mcp-addr` and `mcp:`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct McpSettings {
     /// Where to listen.
     pub addr: String,
@@ -97,7 +97,7 @@ pub struct McpSettings {
 }
 
 /// `logging:`
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoggingSettings {
     /// As written, or `LOG_LEVEL`.
     pub level: String,
@@ -130,8 +130,8 @@ pub struct SnapshotSettings {
     pub retention: Duration,
 }
 
-/// `heartbeat-url`, `heartbeat-interval`
-#[derive(Debug, Clone)]
+/// `heartbeat-url`, `heartbeat-interval`, global or of one entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeartbeatSettings {
     /// `http://` or `https://`; may hold a secret token.
     pub url: String,
@@ -218,6 +218,26 @@ impl DbEntry {
     #[must_use]
     pub fn restores_if_missing(&self) -> bool {
         self.raw.restore_if_db_not_exists && self.path().is_some()
+    }
+
+    /// Whom to tell that the databases of this entry are well.
+    #[must_use]
+    pub fn heartbeat(&self) -> Option<HeartbeatSettings> {
+        let interval = self.raw.heartbeat_interval.unwrap_or(defaults::HEARTBEAT_INTERVAL);
+        let settings =
+            HeartbeatSettings { url: self.raw.heartbeat_url.clone(), interval: defaults::unsigned(interval) };
+        Some(settings).filter(|settings| !settings.url.is_empty())
+    }
+
+    /// Whether two entries say the same about what is replicated, where to and how.
+    #[must_use]
+    pub fn replicates_as(&self, other: &Self) -> bool {
+        let only = |entry: &Self| {
+            let mut entry = entry.clone();
+            (entry.raw.heartbeat_url, entry.raw.heartbeat_interval) = (String::new(), None);
+            entry
+        };
+        only(self) == only(other)
     }
 
     /// Sets `restore-if-db-not-exists`, which a flag can do for all databases.

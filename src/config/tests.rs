@@ -107,6 +107,14 @@ fn values_out_of_range_are_refused_with_the_words_people_search_for() {
         ("shutdown-sync-timeout: -1s", "shutdown-sync-timeout: shutdown-sync-timeout must be >= 0 (got -1s)"),
         ("heartbeat-url: ftp://x", "heartbeat-url: heartbeat URL must be a valid HTTP or HTTPS URL (got ftp://x)"),
         ("heartbeat-interval: 59s", "heartbeat-interval: heartbeat interval must be at least 1 minute (got 59s)"),
+        (
+            "dbs: [{path: /x, heartbeat-url: 'x', replica: {path: /r}}]",
+            "dbs[/x].heartbeat-url: heartbeat URL must be a valid HTTP or HTTPS URL (got x)",
+        ),
+        (
+            "dbs: [{path: /x, heartbeat-interval: 1s, replica: {path: /r}}]",
+            "dbs[/x].heartbeat-interval: heartbeat interval must be at least 1 minute (got 1s)",
+        ),
         ("levels: [{interval: 1s}, {}]", "levels[1].interval: compaction interval must be greater than 0 (got 0s)"),
         (
             "dbs: [{path: /b, replica: {path: /x, sync-interval: 10}}, {path: /c, replica: {sync-interval: 0}}]",

@@ -212,19 +212,25 @@ fn check_global(raw: &RawConfig, levels: &[RawLevel], faults: &mut Faults) -> Gl
         "shutdown sync interval must be greater than 0",
         global.shutdown_interval,
     );
-    let url = &raw.heartbeat_url;
-    if !url.is_empty() && !url.starts_with("http://") && !url.starts_with("https://") {
-        faults.refuse("heartbeat-url", "heartbeat-url", "heartbeat URL must be a valid HTTP or HTTPS URL", url);
-    }
-    if global.heartbeat_interval < defaults::HEARTBEAT_INTERVAL_MIN {
-        let (at, got) = ("heartbeat-interval", format_duration(global.heartbeat_interval));
-        faults.refuse(at, at, "heartbeat interval must be at least 1 minute", got);
-    }
+    check_heartbeat("", "", &raw.heartbeat_url, Some(global.heartbeat_interval), faults);
     for (i, level) in levels.iter().enumerate() {
         let at = format!("levels[{i}].interval");
         above_zero(faults, &at, "compaction interval must be greater than 0", level.interval);
     }
     global
+}
+
+/// `at` and `label` are what comes before the keys, in the file and in the message.
+fn check_heartbeat(at: &str, label: &str, url: &str, interval: Option<SignedDuration>, faults: &mut Faults) {
+    let mut refuse = |key: &str, text: &str, got: &str| {
+        faults.refuse(&format!("{at}{key}"), &format!("{label}{key}"), text, got);
+    };
+    if !url.is_empty() && !url.starts_with("http://") && !url.starts_with("https://") {
+        refuse("heartbeat-url", "heartbeat URL must be a valid HTTP or HTTPS URL", url);
+    }
+    if let Some(short) = interval.filter(|interval| *interval < defaults::HEARTBEAT_INTERVAL_MIN) {
+        refuse("heartbeat-interval", "heartbeat interval must be at least 1 minute", &format_duration(short));
+    }
 }
 
 fn check_databases(dbs: &[RawDb], paths: &[Option<PathBuf>], faults: &mut Faults) {
@@ -263,6 +269,8 @@ fn check_databases(dbs: &[RawDb], paths: &[Option<PathBuf>], faults: &mut Faults
         }
         let label = path.as_ref().map_or_else(|| db.dir.clone(), |p| p.display().to_string());
         check_intervals(db, &at, &label, faults);
+        let (at, label) = (format!("{at}."), format!("dbs[{label}]."));
+        check_heartbeat(&at, &label, &db.heartbeat_url, db.heartbeat_interval, faults);
     }
 }
 

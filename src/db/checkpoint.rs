@@ -33,15 +33,10 @@ use crate::sys::{Backoff, fault_point, mutant};
 use crate::types::PageSize;
 use crate::wal::{PageMap, Segment};
 
-/// Frames that may be left to read, or to copy, under the write lock.
-const LOCKED_BYTES: u64 = 2 * 1024 * 1024;
 /// How often to read or copy on without the lock while more than that keeps coming in.
 const ROUNDS: u32 = 8;
-/// A log with more than this not yet durable is flushed ahead of a checkpoint, so many times.
-const FLUSH_BYTES: u64 = 16 * 1024 * 1024;
+/// How often a log is flushed ahead of a checkpoint while more of it than is put up with is not durable.
 const FLUSHES: u32 = 6;
-/// Frames that are read into memory between the last file and the write lock.
-const MEMORY_BYTES: usize = 8 * 1024 * 1024;
 /// The application checkpoints on its own after its commits, and only one can at a time.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// The same while the application waits for the write lock.
@@ -255,7 +250,7 @@ impl Db {
         let Some(mut tail) = self.start_tail() else { return Ok(None) };
         for _ in 0..ROUNDS {
             let (_, gap) = self.read_tail(&mut tail)?;
-            if gap <= LOCKED_BYTES {
+            if gap <= self.config.bounds.locked {
                 break;
             }
         }
@@ -305,7 +300,7 @@ impl Db {
         let mut flushed = 0;
         for _ in 0..FLUSHES {
             let view = LogView::take(&self.world, &self.config, session)?;
-            if view.end.saturating_sub(flushed) < FLUSH_BYTES {
+            if view.end.saturating_sub(flushed) < self.config.bounds.flushed {
                 return Ok(true);
             }
             flushed = view.end;
@@ -330,7 +325,7 @@ impl Db {
             session.checkpoint_past_others(self.world.clock.as_ref(), PATIENCE)?;
             let now = session.wal_index()?;
             let left = u64::from(now.last_frame.saturating_sub(now.backfilled)) * session.page_size.frame_size();
-            if left <= LOCKED_BYTES {
+            if left <= self.config.bounds.locked {
                 return Ok(Outcome::Complete);
             }
             if now.salts == before.salts && now.backfilled == before.backfilled {
@@ -348,7 +343,7 @@ impl Db {
         let full = || Error::new(ErrorKind::Busy, "the application writes faster than the log can be read");
         let mut tail = self.start_tail().ok_or_else(full)?;
         for _ in 0..ROUNDS {
-            if self.read_tail(&mut tail)?.1 <= LOCKED_BYTES {
+            if self.read_tail(&mut tail)?.1 <= self.config.bounds.locked {
                 break;
             }
         }
@@ -367,7 +362,7 @@ impl Db {
     fn start_tail(&self) -> Option<Tail> {
         let last = self.last()?;
         let segment = Segment { end: last.end, checksum: last.checksum?, commits: 0, limited: false, stop: None };
-        Some(Tail { map: PageMap::caching(MEMORY_BYTES), segment, from: last.end })
+        Some(Tail { map: PageMap::caching(self.config.bounds.tail), segment, from: last.end })
     }
 
     /// Reads on to the end of the log, into memory. Says how far it got behind while reading:

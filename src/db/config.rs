@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::sys::fs::with_suffix;
 use crate::types::PageSize;
-use crate::wal::WalHeader;
+use crate::wal::{PageMap, WalHeader};
 
 /// Settings of one database; defaults as in `spec: replication` §15.
 #[derive(Debug, Clone)]
@@ -24,6 +24,37 @@ pub struct DbConfig {
     pub truncate_pages: Option<u32>,
     /// Bytes of log per L0 file, rounded up to the next commit; `None` = no limit.
     pub max_sync_wal_bytes: Option<u64>,
+    /// How much is held in memory.
+    pub bounds: Bounds,
+}
+
+/// How much of a log is held in memory, or put up with under the write lock, in bytes. No setting of the
+/// user's: a test makes them small, so that what happens beyond them happens at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Frames kept between reading and writing them, so that a small sync reads the log once.
+    pub cached: usize,
+    /// Frames between the last file and the write lock of a checkpoint.
+    pub tail: usize,
+    /// Stale frames that are recovered at most; more of them become a full image.
+    pub stale: usize,
+    /// Frames that may be left to read, or to copy, under the write lock.
+    pub locked: u64,
+    /// A log with more than this not yet durable is flushed ahead of a checkpoint.
+    pub flushed: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        const MIB: usize = 1024 * 1024;
+        Self {
+            cached: PageMap::CACHE_BYTES,
+            tail: 8 * MIB,
+            stale: 32 * MIB,
+            locked: 2 * MIB as u64,
+            flushed: 16 * MIB as u64,
+        }
+    }
 }
 
 impl DbConfig {
@@ -38,6 +69,7 @@ impl DbConfig {
             min_checkpoint_pages: 1000,
             truncate_pages: Some(121_359),
             max_sync_wal_bytes: Some(64 * 1024 * 1024),
+            bounds: Bounds::default(),
         }
     }
 

@@ -35,7 +35,6 @@ impl Pages {
                 let lock = page_size.lock_page();
                 let mut pages = map.pages();
                 // A growing file always carries all new pages, even those nobody wrote to.
-                let before = if mutant("growth-not-filled") { commit } else { before };
                 pages.extend(Pgno::range(before.saturating_add(1), commit, page_size).filter(|p| !map.contains(*p)));
                 pages.retain(|p| *p != lock);
                 pages.sort_unstable();
@@ -89,6 +88,8 @@ impl PageSource<'_> {
             }
             count += 1;
             let mapped = match self.wal {
+                // Frames the database file holds already need not be looked for in the log. But which are those?
+                Some(_) if self.in_order && mutant("image-from-the-file-alone") => false,
                 Some(wal) => self.map.copy_page(pgno, wal, self.page_size, &mut page)?,
                 None => false,
             };

@@ -3,13 +3,18 @@
 //! Closing the last descriptor of a database drops SQLite's locks on it. So a session that ends
 //! waits until everybody who shares its descriptor has let go, and asks them to hurry.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::sys::wait;
 
 /// Counts readers.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     state: Mutex<State>,
-    left: Condvar,
+    left: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -40,11 +45,17 @@ impl Gate {
 
     /// Asks all readers to leave and waits until they have.
     pub(super) fn close(&self) {
-        let mut state = self.state();
-        state.closing = true;
-        while state.inside > 0 {
-            state = self.left.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+        self.state().closing = true;
+        wait(async {
+            loop {
+                let mut left = pin!(self.left.notified());
+                left.as_mut().enable();
+                if !self.is_occupied() {
+                    return;
+                }
+                left.await;
+            }
+        });
     }
 }
 
@@ -58,7 +69,7 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         self.0.state().inside -= 1;
-        self.0.left.notify_all();
+        self.0.left.notify_waiters();
     }
 }
 

@@ -26,7 +26,7 @@ mod session;
 mod snapshot;
 mod sync;
 
-pub use config::DbConfig;
+pub use config::{Bounds, DbConfig};
 pub use engine::{Counters, Db, LocalState};
 pub use plan::{Beyond, Facts, LastFacts, Plan, Reason, Tail, plan};
 pub use reset::reset;

@@ -12,10 +12,8 @@ use crate::ltx::{self, LocalDir, PageIndex};
 use crate::sqlite::WalIndex;
 use crate::sys::{BootId, File, FileId, OpenMode, World, mutant};
 use crate::types::{Level, PageSize, TxidRange};
-use crate::wal::{FrameHeader, FrameReader, PageMap, Stop, WalChecksum, WalHeader, read_slot};
+use crate::wal::{FrameHeader, FrameReader, PageMap, Salts, Stop, WalChecksum, WalHeader, read_slot};
 
-/// Stale frames that are recovered at most; more of them become a full image.
-const STALE_BYTES: usize = 32 * 1024 * 1024;
 /// How many frames before E are compared with the L0 file when there is no continuity record.
 const COMPARED_FRAMES: usize = 4096;
 
@@ -129,6 +127,7 @@ pub(super) fn continuity(
     local: &LocalDir,
     session: &Session,
     boot: Option<BootId>,
+    stale_bytes: usize,
 ) -> Result<Continuity> {
     let mut found = Continuity {
         tail: Tail::Gone,
@@ -150,11 +149,11 @@ pub(super) fn continuity(
     let restarted_once = (view.index.salts.follows(last.salts) || mutant("any-restart-follows"))
         && record.is_some_and(|r| {
             (r.is_of_boot(boot) || mutant("boot-ignored"))
-                && log.header.checkpoint_seq == r.seq().wrapping_add(1)
+                && (log.header.checkpoint_seq == r.seq().wrapping_add(1) || mutant("any-restart-follows"))
                 && log.len >= r.wal_len()
         });
     if restarted_once {
-        (found.beyond, found.stale) = beyond(log, last, checksum, view)?;
+        (found.beyond, found.stale) = beyond(log, last, checksum, view, stale_bytes)?;
     }
     Ok(found)
 }
@@ -233,18 +232,26 @@ fn chain(before: WalChecksum, big_endian: bool, frame: &[u8]) -> WalChecksum {
 ///
 /// The new generation ends before E, or the frame before E would not be intact. So a whole slot
 /// behind E that the chain does not reach, and that carries neither the old nor the new salts,
-/// holds what was there before the old generation came by: the chain found everything there was.
+/// holds what was there before the old generation came by: the chain found everything there was. Both
+/// salts must differ from the old ones: of a damaged slot that cannot be said.
 ///
 /// The end of the file proves nothing. A restart cuts the file to the `journal_size_limit` of
 /// whoever restarts it, and with it commits that nobody but the database remembers. Nor does a slot
 /// with the old salts that does not continue the chain.
-fn beyond(log: &OpenLog, last: &Last, checksum: WalChecksum, view: &LogView) -> Result<(Beyond, PageMap)> {
+fn beyond(
+    log: &OpenLog,
+    last: &Last,
+    checksum: WalChecksum,
+    view: &LogView,
+    stale_bytes: usize,
+) -> Result<(Beyond, PageMap)> {
     // Stale frames can be overwritten at any time: only what is in memory counts.
-    let mut stale = PageMap::caching(STALE_BYTES);
+    let mut stale = PageMap::caching(stale_bytes);
     let reader =
         FrameReader::new(log.file.as_ref(), last.page_size, log.header.big_endian, last.salts, last.end, checksum);
     let segment = stale.read(reader, None)?;
-    let proved = matches!(segment.stop, Some(Stop::OtherSalts(salts)) if salts != view.index.salts);
+    let of_another = |s: Salts| s != view.index.salts && s.salt1 != last.salts.salt1 && s.salt2 != last.salts.salt2;
+    let proved = matches!(segment.stop, Some(Stop::OtherSalts(salts)) if of_another(salts));
     let proved = proved || (mutant("end-of-file-proves") && matches!(segment.stop, Some(Stop::EndOfFile { .. })));
     let proved = proved || mutant("anything-proves");
     let verdict = match (proved && stale.is_in_memory(), segment.commits) {

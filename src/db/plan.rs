@@ -140,7 +140,9 @@ pub fn plan(facts: &Facts) -> Plan {
     let same_generation = last.salts == facts.salts;
     if facts.protected {
         return match (same_generation, facts.empty) {
-            (true, _) if facts.end < last.end && !mutant("shorter-log-ignored") => Plan::FullImage(Reason::Diverged),
+            (true, _) if facts.end < last.end && !mutant("shorter-log-means-nothing") => {
+                Plan::FullImage(Reason::Diverged)
+            }
             (true, _) => read_on(facts, last),
             (false, true) => Plan::Nothing,
             (false, false) if mutant("restart-read-from-tail") => Plan::FromTail,
@@ -157,9 +159,10 @@ pub fn plan(facts: &Facts) -> Plan {
         return Plan::FullImage(Reason::TailGone);
     }
     if same_generation {
-        return if facts.end < last.end { Plan::FullImage(Reason::Diverged) } else { read_on(facts, last) };
+        let shorter = facts.end < last.end && !mutant("shorter-log-means-nothing");
+        return if shorter { Plan::FullImage(Reason::Diverged) } else { read_on(facts, last) };
     }
-    if !facts.salts.follows(last.salts) {
+    if !facts.salts.follows(last.salts) && !mutant("any-restart-follows") {
         return Plan::FullImage(Reason::RestartedUnseen);
     }
     match facts.beyond {
@@ -170,7 +173,8 @@ pub fn plan(facts: &Facts) -> Plan {
 }
 
 fn read_on(facts: &Facts, last: LastFacts) -> Plan {
-    if facts.end == last.end { Plan::Nothing } else { Plan::FromTail }
+    let nothing = facts.end == last.end || (facts.end < last.end && mutant("shorter-log-means-nothing"));
+    if nothing { Plan::Nothing } else { Plan::FromTail }
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ impl Session {
 
     /// The log is another one than the one that was read: was all of that read?
     pub(super) fn log_was_restarted(&mut self) {
-        if self.mark_ahead {
+        if self.mark_ahead && !mutant("mark-ahead-forgotten") {
             self.protected = false;
         }
     }
@@ -142,6 +142,7 @@ impl Session {
             return Ok(());
         }
         self.protected = mutant("lost-transaction-keeps-protection") && self.protected;
+        self.mark_ahead &= !mutant("lost-transaction-keeps-protection");
         self.start_reading()
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::client::ByteStream;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::wait;
 
 /// Pieces on their way; the bytes they hold are bounded by the feeder's allowance.
 const MAX_PIECES: usize = 256;
@@ -80,7 +81,7 @@ impl Read for FedReader {
             if self.ended {
                 return Ok(0);
             }
-            match self.pieces.blocking_recv() {
+            match wait(self.pieces.recv()) {
                 Some(Piece::Data(bytes, permit)) => self.current = Some((bytes, permit)),
                 Some(Piece::End) => self.ended = true,
                 Some(Piece::Failed(err)) => return Err(err.into()),

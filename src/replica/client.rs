@@ -3,11 +3,14 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
+use super::stats::RequestStats;
 use crate::error::{Error, Result};
 use crate::sys::Modes;
 use crate::types::Timestamp;
@@ -121,6 +124,12 @@ pub trait ReplicaClient: fmt::Debug + Send + Sync + 'static {
     /// Backend name, as in `databases`, logs and metrics: `file`, `s3`.
     fn kind(&self) -> &'static str;
 
+    /// Its own count of the requests it makes. `None` where every call is one request, and whoever calls can
+    /// count for himself. Wrappers must pass it on.
+    fn requests(&self) -> Option<&Arc<RequestStats>> {
+        None
+    }
+
     /// Connects and validates. Later calls do nothing once one has succeeded.
     ///
     /// # Errors
@@ -144,12 +153,25 @@ pub trait ReplicaClient: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// "Directories" directly below the root, as [`Self::list_dirs`].
+    fn list_root_dirs(&self) -> Option<BoxStream<'_, Result<Key>>> {
+        None
+    }
+
     /// The bytes of an object, or those of `range` that exist: a range is cut at the object's end
     /// and may come out empty. `offset..u64::MAX` reads to the end.
     ///
     /// # Errors
     /// `NotFound` when there is no such object.
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream>;
+
+    /// All bytes of some small objects, given with their sizes: for a store where the way there and back
+    /// takes longer than reading one. `None` in place of an object that cannot be had like that, whatever the
+    /// reason: [`Self::get`] will tell. `None` altogether where nothing is gained.
+    fn get_small(&self, objects: &[(Key, usize)]) -> Option<BoxFuture<'static, Vec<Option<Bytes>>>> {
+        let _ = objects;
+        None
+    }
 
     /// Creates or replaces an object, all of it or nothing.
     ///

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
+use super::stats::RequestStats;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The methods of a client.
@@ -152,6 +153,10 @@ impl ReplicaClient for Faulty {
 
     fn location(&self) -> String {
         self.inner.location()
+    }
+
+    fn requests(&self) -> Option<&Arc<RequestStats>> {
+        self.inner.requests()
     }
 
     fn creates_exclusively(&self) -> bool {

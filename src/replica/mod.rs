@@ -10,28 +10,44 @@ mod build;
 mod client;
 pub mod faulty;
 pub mod file;
+mod find;
+#[cfg(any(feature = "sftp", feature = "webdav"))]
+mod from_header;
 #[cfg(feature = "gs")]
 pub mod gs;
 mod layout;
 pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
 #[cfg(feature = "oss")]
 pub mod oss;
 mod reader;
+#[cfg(any(feature = "sftp", feature = "nats"))]
+mod refusal;
 #[expect(clippy::module_inception, reason = "the type of that name lives there")]
 mod replica;
-#[cfg(feature = "web")]
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
 pub mod requests;
 #[cfg(feature = "s3")]
 pub mod s3;
-#[cfg(feature = "web")]
+#[cfg(feature = "sftp")]
+pub mod sftp;
+#[cfg(any(feature = "web", feature = "nats"))]
 mod stamp;
+mod stats;
 mod stream;
+#[cfg(any(feature = "sftp", feature = "webdav"))]
+mod tree;
 #[cfg(feature = "web")]
 mod web;
+#[cfg(feature = "webdav")]
+pub mod webdav;
 
 pub(crate) use bridge::{FedReader, bridge};
 pub use build::build;
 pub use client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
+pub use find::find_replicas;
 pub use layout::Layout;
 pub use replica::{FileInfo, Replica};
+pub use stats::{Operation, Request, RequestStats};
 pub use stream::once;

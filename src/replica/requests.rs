@@ -4,94 +4,15 @@
 //! This sits below [`ReplicaClient`](super::ReplicaClient) and not around it, because only here is the body
 //! of an upload at hand a second time: the stream given to `put` can be read once.
 
-use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+pub use super::stats::{Operation, Request, RequestStats};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::World;
-
-/// What a request is for, in the words of Litestream's metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Operation {
-    /// Reads an object, or facts about one.
-    Get,
-    /// Lists objects.
-    List,
-    /// Writes an object or a part of one.
-    Put,
-    /// Deletes objects.
-    Delete,
-}
-
-impl Operation {
-    /// `GET`, `LIST`, `PUT`, `DELETE`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::List => "LIST",
-            Self::Put => "PUT",
-            Self::Delete => "DELETE",
-        }
-    }
-}
-
-/// One request that has ended.
-#[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    /// What it was for.
-    pub operation: Operation,
-    /// Objects it was about.
-    pub objects: u64,
-    /// Bytes sent.
-    pub bytes: u64,
-    /// How long it took.
-    pub took: Duration,
-    /// The service's code for the failure, if it failed.
-    pub error: Option<&'a str>,
-}
-
-type Observer = Box<dyn Fn(&Request<'_>) + Send + Sync>;
-
-/// Requests of one client, by operation and outcome, and whoever wants to hear of each.
-#[derive(Default)]
-pub struct RequestStats {
-    counts: Mutex<BTreeMap<(Operation, bool), u64>>,
-    observer: OnceLock<Observer>,
-}
-
-impl std::fmt::Debug for RequestStats {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RequestStats").field("counts", &self.counts).finish_non_exhaustive()
-    }
-}
-
-impl RequestStats {
-    /// Tells `observer` of every request from now on. Only the first observer is kept.
-    pub fn observe(&self, observer: impl Fn(&Request<'_>) + Send + Sync + 'static) {
-        let _ = self.observer.set(Box::new(observer));
-    }
-
-    /// Requests of `operation` that ended well, and that failed.
-    #[must_use]
-    pub fn count(&self, operation: Operation) -> (u64, u64) {
-        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = |ok| counts.get(&(operation, ok)).copied().unwrap_or(0);
-        (of(true), of(false))
-    }
-
-    fn record(&self, request: &Request<'_>) {
-        let key = (request.operation, request.error.is_none());
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += 1;
-        if let Some(observer) = self.observer.get() {
-            observer(request);
-        }
-    }
-}
 
 /// Why one attempt failed.
 #[derive(Debug)]
@@ -114,9 +35,9 @@ pub(crate) struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// As many attempts as Litestream makes, spread over about 20 seconds.
+    /// Spread over about 15 seconds. Waits stay short, so that a store that is back is noticed soon.
     pub(crate) const DEFAULT: Self =
-        Self { attempts: 10, first: Duration::from_millis(100), max: Duration::from_secs(10) };
+        Self { attempts: 12, first: Duration::from_millis(100), max: Duration::from_secs(5) };
 
     /// The wait after attempt `n` (from 1): somewhere up to the bound ("full jitter"), so that many clients
     /// that failed together do not come back together. What the service asks for is kept, up to a minute.
@@ -167,6 +88,32 @@ impl Requests {
         &self.stats
     }
 
+    /// Runs one attempt: for what cannot be tried twice. Counted and bounded like any other.
+    pub(crate) async fn once<T>(
+        &self,
+        call: Call<'_>,
+        attempt: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        static PERMITS: Semaphore = Semaphore::const_new(IN_FLIGHT);
+        // A slow line must be able to finish: 64 KiB/s.
+        let deadline = Duration::from_secs(60) + Duration::from_secs(call.bytes / (64 * 1024));
+        let permit = PERMITS.acquire().await;
+        let began = self.world.clock.elapsed();
+        let outcome = match tokio::time::timeout(deadline, attempt).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(timed_out(call, deadline)),
+        };
+        drop(permit);
+        self.stats.record(&Request {
+            operation: call.operation,
+            objects: call.objects,
+            bytes: if outcome.is_ok() { call.bytes } else { 0 },
+            took: self.world.clock.elapsed().saturating_sub(began),
+            error: outcome.as_ref().err().map(|f| f.code.as_str()),
+        });
+        outcome
+    }
+
     /// A number nobody else has.
     #[cfg(feature = "abs")]
     pub(crate) fn random(&self) -> u64 {
@@ -179,32 +126,19 @@ impl Requests {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        static PERMITS: Semaphore = Semaphore::const_new(IN_FLIGHT);
-        // A slow line must be able to finish: 64 KiB/s.
-        let deadline = Duration::from_secs(60) + Duration::from_secs(call.bytes / (64 * 1024));
         let mut failures = 0;
         loop {
-            let permit = PERMITS.acquire().await;
-            let began = self.world.clock.elapsed();
-            let outcome = match tokio::time::timeout(deadline, attempt(failures)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(timed_out(call, deadline)),
-            };
-            drop(permit);
-            self.stats.record(&Request {
-                operation: call.operation,
-                objects: call.objects,
-                bytes: if outcome.is_ok() { call.bytes } else { 0 },
-                took: self.world.clock.elapsed().saturating_sub(began),
-                error: outcome.as_ref().err().map(|f| f.code.as_str()),
-            });
+            let outcome = self.once(call, attempt(failures)).await;
             let failure = match outcome {
                 Ok(done) => return Ok(done),
                 Err(failure) => failure,
             };
             failures += 1;
             if failures >= self.policy.attempts || !may_pass(failure.error.kind()) {
-                return Err(failure.error);
+                return Err(match failure.retry_after {
+                    Some(asked) => failure.error.asks_to_wait(asked),
+                    None => failure.error,
+                });
             }
             let wait = self.policy.wait(failures, failure.retry_after, self.world.random.next_u64());
             if failures == QUIET_FAILURES {
@@ -278,7 +212,7 @@ mod tests {
         let began = tokio::time::Instant::now();
         let done: Result<()> = requests.run(CALL, |_| async { Err(failure(ErrorKind::Busy, None)) }).await;
         assert_eq!(done.unwrap_err().kind(), ErrorKind::Busy);
-        assert_eq!(requests.stats().count(Operation::Put), (0, 10));
+        assert_eq!(requests.stats().count(Operation::Put), (0, u64::from(RetryPolicy::DEFAULT.attempts)));
         assert!(began.elapsed() < Duration::from_secs(60));
     }
 

@@ -4,16 +4,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-#[cfg(feature = "web")]
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
 use bytes::BytesMut;
-#[cfg(feature = "web")]
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
 use futures::TryStreamExt as _;
 use futures::stream::{self, StreamExt};
-use tokio::task::JoinHandle;
 
 use super::client::ByteStream;
-use crate::error::{Error, ErrorKind, Result};
-use crate::sys::{File, blocking, read_full_at};
+use crate::error::Result;
+use crate::sys::{Begun, File, begin, blocking, read_full_at};
 
 /// Bytes fetched per visit to the blocking pool: enough that the hop costs nothing beside the copy.
 pub(crate) const CHUNK: usize = 512 * 1024;
@@ -46,16 +45,14 @@ struct ReadAhead {
     /// What has not been asked for yet.
     range: Range<u64>,
     ready: Option<Bytes>,
-    next: Option<JoinHandle<Result<Bytes>>>,
+    next: Option<Begun<Bytes>>,
 }
 
 impl ReadAhead {
     async fn step(mut self) -> Result<Option<(Bytes, Self)>> {
         let chunk = match (self.ready.take(), self.next.take()) {
             (Some(ready), _) => ready,
-            (None, Some(pending)) => {
-                pending.await.map_err(|e| Error::new(ErrorKind::Internal, "read ahead").caused_by(e))??
-            }
+            (None, Some(pending)) => pending.await?,
             (None, None) if self.range.is_empty() => return Ok(None),
             (None, None) => {
                 let (file, range) = (self.file.clone(), self.range.clone());
@@ -67,7 +64,7 @@ impl ReadAhead {
         if !self.range.is_empty() {
             let (file, range) = (self.file.clone(), self.range.clone());
             self.range.start = range.end.min(range.start + CHUNK as u64);
-            self.next = Some(tokio::task::spawn_blocking(move || read_chunk(file.as_ref(), &range)));
+            self.next = Some(begin(move || read_chunk(file.as_ref(), &range)));
         }
         Ok(Some((chunk, self)))
     }
@@ -75,7 +72,7 @@ impl ReadAhead {
 
 /// Takes chunks from `body` until `want` bytes are there or it ends. `rest` is what the last chunk had too many,
 /// for the next call.
-#[cfg(feature = "web")]
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
 pub(crate) async fn fill(body: &mut ByteStream, rest: &mut Bytes, want: usize) -> Result<Bytes> {
     let mut part = BytesMut::new();
     while part.len() < want {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use tokio::net::TcpListener;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::Context;
 use super::http::{Handler, JSON, Limits, Request, Response, Serving, TEXT, not_found, respond, serve};
@@ -53,13 +53,19 @@ impl EndpointServer {
     /// # Errors
     /// The address has no port.
     pub async fn start(context: Context, addr: &str) -> Result<Option<Self>> {
-        let Some((host, port)) = split_address(addr) else {
-            return Err(Error::invalid(format!("must specify port for bind address: {addr:?}")));
-        };
+        let (host, port) = check_address(addr)?;
         let shown = if host.is_empty() { "localhost" } else { host };
         info!(url = %format_args!("http://{shown}:{port}/metrics"), "serving metrics on");
         match listen(addr).await {
             Ok(listener) => {
+                // The line above is the reference's, and says less than what is so.
+                if let Some(at) = listener.local_addr().ok().filter(|at| at.ip().is_unspecified()) {
+                    warn!(
+                        address = %at,
+                        hint = "whoever reaches this host can read them; addr: \"127.0.0.1:PORT\" keeps them on it",
+                        "metrics and status page are served on all interfaces"
+                    );
+                }
                 let limits = Limits { connections: 256, ..Limits::default() };
                 let endpoint = Endpoint { context, readiness: Readiness::default() };
                 Ok(Some(Self { serving: serve(listener, endpoint, limits) }))
@@ -75,6 +81,14 @@ impl EndpointServer {
     pub async fn stop(self) {
         self.serving.stop().await;
     }
+}
+
+/// Host and port of an address to listen on.
+///
+/// # Errors
+/// There is no port.
+pub fn check_address(addr: &str) -> Result<(&str, &str)> {
+    split_address(addr).ok_or_else(|| Error::invalid(format!("must specify port for bind address: {addr:?}")))
 }
 
 /// Host and port of `host:port`; the host may be empty or in brackets.

@@ -19,7 +19,7 @@ mod socket;
 use std::sync::Arc;
 
 pub use control::ControlServer;
-pub use endpoint::{EndpointServer, Readiness};
+pub use endpoint::{EndpointServer, Readiness, check_address};
 pub use http::Serving;
 pub use mcp::{McpServer, TOOLS, Tool, ToolOutcome, Toolbox};
 

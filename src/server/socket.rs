@@ -22,7 +22,9 @@ use tracing::warn;
 use super::http::Listener;
 use crate::error::{Error, ErrorKind, Result};
 
-const BACKLOG: i32 = 128;
+/// Connections that wait to be accepted. Whoever comes when they are as many is refused by the system, so
+/// it is as large as systems allow; each is answered or shown out by `http`.
+const BACKLOG: i32 = 4096;
 /// Bits of `permissions` that count.
 const MODE_MASK: u32 = 0o777;
 /// Others than the owner may connect.

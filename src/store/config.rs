@@ -22,7 +22,7 @@ pub struct StoreConfig {
 }
 
 /// How targets are kept small and whole.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpkeepConfig {
     /// The compacted levels.
     pub levels: Levels,
@@ -82,12 +82,20 @@ pub struct TargetConfig {
 }
 
 /// How long the final upload is tried.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShutdownPolicy {
     /// All attempts together; zero = one attempt.
     pub timeout: Duration,
     /// Pause between attempts.
     pub interval: Duration,
+}
+
+impl ShutdownPolicy {
+    /// From validated settings.
+    #[must_use]
+    pub fn from_settings(config: &Config) -> Self {
+        Self { timeout: config.shutdown.timeout, interval: config.shutdown.interval }
+    }
 }
 
 impl DatabaseConfig {

@@ -40,7 +40,8 @@ pub(super) async fn run(database: Arc<Database>, upkeep: Arc<Upkeep>, stop: Canc
         known = news.wait_for(|seen| seen.position.is_some()) => if known.is_err() { return },
     }
     let clock = database.world.clock.clone();
-    let mut agenda = Agenda::new(&upkeep.config, clock.elapsed());
+    let mut settings = upkeep.watch();
+    let mut agenda = Agenda::new(&settings.borrow_and_update().clone(), clock.elapsed());
     let time = TrustedTime::new(clock.now(), clock.elapsed());
     let mut keeper = Keeper { database, upkeep, time, local_done: None, limiter: LogLimiter::new(ERROR_SPACING) };
     loop {
@@ -48,6 +49,12 @@ pub(super) async fn run(database: Arc<Database>, upkeep: Arc<Upkeep>, stop: Canc
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
+            changed = settings.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                agenda = Agenda::new(&settings.borrow_and_update().clone(), clock.elapsed());
+            }
             () = tokio::time::sleep(wait) => {}
         }
         while let Some(job) = agenda.ready(clock.elapsed()).filter(|_| !stop.is_cancelled()) {
@@ -86,7 +93,7 @@ impl Keeper {
                 Job::Snapshot => {
                     let written = upkeep.snapshot(&database, target).await;
                     // Whatever became of the snapshot: what is expired is expired.
-                    let now = self.time.now(upkeep.config.retention.snapshots);
+                    let now = self.time.now(upkeep.config().retention.snapshots);
                     if let Err(err) = upkeep.retain_snapshots(target, now).await {
                         error!(system = "store", db = %database.name(), error = %err, "retention enforcement failed");
                     }

@@ -1,4 +1,5 @@
-//! Counts what is asked of storage: a wrapper over any client.
+//! Counts what is asked of storage: a wrapper over any client. Backends that count their own requests, retries and
+//! pages of listings included, are listened to; of the others each call counts as one request.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,7 +11,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use crate::error::{ErrorKind, Result};
-use crate::replica::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
+use crate::replica::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, RequestStats, Stamps};
 use crate::sys::Clock;
 use crate::telemetry::{Metrics, StorageRequest};
 
@@ -29,10 +30,26 @@ impl fmt::Debug for Metered {
 
 impl Metered {
     pub(super) fn new(inner: Arc<dyn ReplicaClient>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
+        if let Some(stats) = inner.requests() {
+            let (metrics, kind) = (Arc::clone(&metrics), inner.kind());
+            stats.observe(move |request| {
+                metrics.storage_request(&StorageRequest {
+                    kind,
+                    operation: request.operation.name(),
+                    objects: request.objects,
+                    bytes: request.bytes,
+                    took: request.took,
+                    error: request.error.map(label),
+                });
+            });
+        }
         Self { inner, metrics, clock }
     }
 
     fn ended(&self, operation: &str, began: Duration, objects: usize, bytes: u64, error: Option<ErrorKind>) {
+        if self.inner.requests().is_some() {
+            return;
+        }
         self.metrics.storage_request(&StorageRequest {
             kind: self.inner.kind(),
             operation,
@@ -42,6 +59,12 @@ impl Metered {
             error: error.map(code),
         });
     }
+}
+
+/// A service's code as a label. What is no plain word may be anything, also another one each time.
+fn label(code: &str) -> &str {
+    let plain = (1..=40).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_alphanumeric());
+    if plain { code } else { "other" }
 }
 
 /// What kind of failure, as a label.
@@ -76,6 +99,10 @@ impl ReplicaClient for Metered {
 
     fn location(&self) -> String {
         self.inner.location()
+    }
+
+    fn requests(&self) -> Option<&Arc<RequestStats>> {
+        self.inner.requests()
     }
 
     fn creates_exclusively(&self) -> bool {
@@ -126,5 +153,82 @@ impl ReplicaClient for Metered {
         let deleted = self.inner.delete(keys).await;
         self.ended("DELETE", began, keys.len(), 0, failure(&deleted));
         deleted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::memory::MemoryClient;
+    use crate::replica::{Operation, PutOptions, Request, once};
+    use crate::sys::SystemClock;
+    use crate::types::Timestamp;
+
+    /// Makes three requests of every put.
+    #[derive(Debug)]
+    struct Retrying(MemoryClient, Arc<RequestStats>);
+
+    #[async_trait]
+    impl ReplicaClient for Retrying {
+        fn kind(&self) -> &'static str {
+            "s3"
+        }
+        fn location(&self) -> String {
+            self.0.location()
+        }
+        fn creates_exclusively(&self) -> bool {
+            false
+        }
+        fn requests(&self) -> Option<&Arc<RequestStats>> {
+            Some(&self.1)
+        }
+        async fn init(&self) -> Result<()> {
+            Ok(())
+        }
+        fn list(&self, prefix: &Key, after: Option<&Key>, stamps: Stamps) -> BoxStream<'_, Result<ObjectMeta>> {
+            self.0.list(prefix, after, stamps)
+        }
+        async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {
+            self.0.get(key, range).await
+        }
+        async fn put(&self, key: &Key, body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
+            let request = Request {
+                operation: Operation::Put,
+                objects: 1,
+                bytes: 0,
+                took: Duration::ZERO,
+                error: Some("SlowDown"),
+            };
+            self.1.record(&request);
+            self.1.record(&Request { error: Some("<html> \"500\""), ..request });
+            let meta = self.0.put(key, body, opts).await?;
+            self.1.record(&Request { bytes: meta.size, error: None, ..request });
+            Ok(meta)
+        }
+        async fn delete(&self, keys: &[Key]) -> Result<()> {
+            self.0.delete(keys).await
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_of_a_backend_that_counts_them_are_counted_once_with_their_retries() {
+        let metrics = Arc::new(Metrics::new());
+        let inner = Arc::new(Retrying(MemoryClient::new(), Arc::default()));
+        let client = Metered::new(inner, Arc::clone(&metrics), Arc::new(SystemClock::new()));
+        let opts = PutOptions { stamp: Timestamp::from_millis(0), size: None, modes: None, exclusive: false };
+        let key = Key::new("0000/a").unwrap();
+        client.put(&key, once("12345"), opts).await.unwrap();
+        let body: Vec<_> = client.get(&key, None).await.unwrap().collect().await;
+        assert_eq!(body.len(), 1);
+        let text = metrics.scrape().render().unwrap();
+        for line in [
+            "sqlite_replication_requests_total{operation=\"PUT\",outcome=\"SlowDown\",replica_type=\"s3\"} 1",
+            "sqlite_replication_requests_total{operation=\"PUT\",outcome=\"ok\",replica_type=\"s3\"} 1",
+            "litestream_replica_operation_errors_total{code=\"other\",operation=\"PUT\",replica_type=\"s3\"} 1",
+            "litestream_replica_operation_bytes{operation=\"PUT\",replica_type=\"s3\"} 5",
+            "litestream_replica_operation_bytes{operation=\"GET\",replica_type=\"s3\"} 5",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
     }
 }

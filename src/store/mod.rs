@@ -24,14 +24,15 @@ mod monitor;
 mod operate;
 mod recover;
 mod registry;
+mod retry;
 mod shutdown;
 mod target;
 mod upkeep;
 mod watcher;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,6 +44,7 @@ use operate::refusal;
 pub use operate::{Changed, DatabaseStatus, Managed, RemoteLevel, Synced};
 pub use registry::RunState;
 use registry::{Entry, Refused, Registry};
+use retry::Outages;
 use upkeep::Upkeep;
 pub use watcher::DirWatcher;
 
@@ -62,16 +64,23 @@ struct Shared {
     world: World,
     sqlite: Arc<dyn Sqlite>,
     registry: Registry,
-    shutdown: ShutdownPolicy,
+    shutdown: Mutex<ShutdownPolicy>,
     upkeep: Arc<Upkeep>,
     metrics: Arc<Metrics>,
     pool: Arc<Pool>,
+    outages: Arc<Outages>,
     /// Whether databases that are opened are followed.
     started: AtomicBool,
     /// Requests that must be ended before the program may.
     work: TaskTracker,
     /// Cuts final syncs short.
     interrupt: CancellationToken,
+}
+
+impl Shared {
+    fn shutdown(&self) -> ShutdownPolicy {
+        *self.shutdown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Store {
@@ -87,10 +96,11 @@ impl Store {
             world,
             sqlite,
             registry: Registry::default(),
-            shutdown: config.shutdown,
+            shutdown: Mutex::new(config.shutdown),
             upkeep: Arc::new(Upkeep::new(config.upkeep, Arc::clone(&metrics))),
             metrics,
             pool: Arc::new(Pool::new(cores.max(2))),
+            outages: Arc::default(),
             started: AtomicBool::new(false),
             work: TaskTracker::new(),
             interrupt: CancellationToken::new(),
@@ -125,8 +135,8 @@ impl Store {
             let monitored = Arc::clone(database);
             tasks.spawn("database monitor", |stop| monitor::run(monitored, stop));
             for n in 0..database.targets().len() {
-                let uploaded = Arc::clone(database);
-                tasks.spawn("replica monitor", move |stop| target::run(uploaded, n, stop));
+                let (uploaded, outages) = (Arc::clone(database), Arc::clone(&self.shared.outages));
+                tasks.spawn("replica monitor", move |stop| target::run(uploaded, n, outages, stop));
             }
             let (kept, upkeep) = (Arc::clone(database), Arc::clone(&self.shared.upkeep));
             tasks.spawn("keeper", move |stop| keeper::run(kept, upkeep, stop));
@@ -168,7 +178,7 @@ impl Store {
         let entries = shared.registry.close();
         shared.work.close();
         let closing = async {
-            shutdown::close_all(&shared.world, &entries, shared.shutdown, &interrupt).await;
+            shutdown::close_all(&shared.world, &entries, shared.shutdown(), &interrupt).await;
             shared.work.wait().await;
         };
         let cut = async {
@@ -180,6 +190,16 @@ impl Store {
             () = closing => {}
             () = cut => {}
         }
+    }
+
+    /// Changes how long final syncs are tried, from the next one on.
+    pub fn set_shutdown(&self, policy: ShutdownPolicy) {
+        *self.shared.shutdown.lock().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
+    /// Changes compaction, snapshots and retention. What is being done is ended by the old settings.
+    pub fn set_upkeep(&self, config: UpkeepConfig) {
+        self.shared.upkeep.set_config(config);
     }
 
     /// Paths of the databases, in order.

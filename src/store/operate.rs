@@ -367,7 +367,7 @@ impl Managed {
             return Ok(Changed { now: false, txid: self.position().await? });
         };
         running.tasks.stop().await;
-        let limits = Limits::within(shared.shutdown, limit);
+        let limits = Limits::within(shared.shutdown(), limit);
         let closed = close_database(&shared.world, &running.database, limits, &shared.interrupt).await;
         let txid = running.database.seen().position;
         closed.map(|()| Changed { now: true, txid })

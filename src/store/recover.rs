@@ -14,7 +14,7 @@ use crate::db::LocalState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx;
 use crate::replica::{FileInfo, Stamps};
-use crate::sys::{Publisher, blocking};
+use crate::sys::{Publisher, blocking, wait};
 use crate::types::{Level, Txid, TxidRange};
 
 /// Files with a broken newest one that are looked at before giving up.
@@ -106,7 +106,7 @@ async fn fetch_from(database: &Database, replica: &crate::replica::Replica, file
         fs.create_dir_all(target_path.parent().unwrap_or(&target_path), modes.dir)?;
         let publisher = Publisher::create_as(fs.as_ref(), publisher_path, &target_path, modes.file)?;
         let mut offset = 0;
-        while let Some(chunk) = received.blocking_recv() {
+        while let Some(chunk) = wait(received.recv()) {
             publisher.file().write_all_at(&chunk, offset)?;
             offset += chunk.len() as u64;
         }

@@ -14,16 +14,16 @@ use tracing::{debug, error, info, warn};
 use super::config::TargetConfig;
 use super::database::Database;
 use super::lineage;
+use super::retry::{Outages, Retry};
 use crate::compaction::{Compactor, Cure, Limits, Manifest, SharedManifest, cure, gaps};
 use crate::db::SnapshotInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, FileWriter, Header};
 use crate::replica::{FileInfo, Replica};
-use crate::sys::{Backoff, Fs, LogLimiter, Modes, OpenMode, Publisher, blocking, unique_temp_path};
+use crate::sys::{Fs, LogLimiter, Modes, OpenMode, Publisher, blocking, unique_temp_path};
 use crate::types::{Level, PageSize, Txid, TxidRange};
 use crate::wal::WalHeader;
 
-const MAX_BACKOFF: Duration = Duration::from_secs(300);
 const ERROR_SPACING: Duration = Duration::from_secs(30);
 
 /// A place that files go to.
@@ -397,12 +397,13 @@ async fn is_full_image(database: &Database, txids: TxidRange) -> Result<bool> {
 }
 
 /// Uploads whenever there is something new, at most once per sync interval, until told to stop.
-pub(super) async fn run(database: Arc<Database>, n: usize, stop: CancellationToken) {
+pub(super) async fn run(database: Arc<Database>, n: usize, outages: Arc<Outages>, stop: CancellationToken) {
     let target = &database.targets()[n];
     let clock = database.world.clock.clone();
     let interval = target.config.sync_interval;
     let mut news = database.watch();
-    let mut backoff = Backoff::new(interval, MAX_BACKOFF);
+    let random = database.world.random.clone();
+    let mut retry = Retry::new(outages, interval);
     let mut limiter = LogLimiter::new(ERROR_SPACING);
     loop {
         // Leading edge: the first file after a quiet interval goes out at once.
@@ -413,12 +414,12 @@ pub(super) async fn run(database: Arc<Database>, n: usize, stop: CancellationTok
         }
         news.mark_unchanged();
         let started = clock.elapsed();
-        let mut wait = interval;
+        let mut failed = None;
         loop {
             match target.sync(&database, target.config.max_files).await {
                 Ok(Pass::More) if !stop.is_cancelled() => {}
                 Ok(_) => {
-                    let failures = backoff.reset();
+                    let failures = retry.succeeded();
                     if failures > 0 {
                         limiter.reset();
                         info!(system = "store", db = %database.name(), replica = target.replica().kind(),
@@ -427,22 +428,28 @@ pub(super) async fn run(database: Arc<Database>, n: usize, stop: CancellationTok
                     break;
                 }
                 Err(err) => {
-                    wait = interval + backoff.step();
-                    database.health().target_trouble(&database.world, n, &err, backoff.failures(), wait);
+                    let wait = retry.failed(&err, random.next_u64());
+                    failed = Some(wait);
+                    database.health().target_trouble(&database.world, n, &err, retry.failures(), wait);
                     if limiter.allow(clock.elapsed(), &err) {
                         error!(system = "store", db = %database.name(), replica = target.replica().kind(), error = %err,
-                            hint = err.hint_text(), consecutive_errors = backoff.failures(), "monitor error");
+                            hint = err.hint_text(), consecutive_errors = retry.failures(), "monitor error");
                     }
                     news.mark_changed();
                     break;
                 }
             }
         }
-        let rest = wait.saturating_sub(clock.elapsed().saturating_sub(started));
+        let pause = async {
+            match failed {
+                Some(wait) => retry.pause(wait, random.next_u64()).await,
+                None => tokio::time::sleep(interval.saturating_sub(clock.elapsed().saturating_sub(started))).await,
+            }
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(rest) => {}
+            () = pause => {}
         }
         tokio::select! {
             biased;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -30,7 +30,7 @@ const MAX_FINDINGS: usize = 20;
 /// Settings, and what bounds the work of all keepers together.
 #[derive(Debug)]
 pub(super) struct Upkeep {
-    pub(super) config: UpkeepConfig,
+    config: watch::Sender<Arc<UpkeepConfig>>,
     pool: Semaphore,
     waiting: AtomicUsize,
     metrics: Arc<Metrics>,
@@ -55,12 +55,28 @@ impl SnapshotSource for Source<'_> {
 
 impl Upkeep {
     pub(super) fn new(config: UpkeepConfig, metrics: Arc<Metrics>) -> Self {
+        let config = watch::Sender::new(Arc::new(config));
         Self { config, pool: Semaphore::new(AT_ONCE), waiting: AtomicUsize::new(0), metrics }
+    }
+
+    /// The settings in force.
+    pub(super) fn config(&self) -> Arc<UpkeepConfig> {
+        Arc::clone(&self.config.borrow())
+    }
+
+    /// Follows the settings.
+    pub(super) fn watch(&self) -> watch::Receiver<Arc<UpkeepConfig>> {
+        self.config.subscribe()
+    }
+
+    /// Puts others in force.
+    pub(super) fn set_config(&self, config: UpkeepConfig) {
+        self.config.send_replace(Arc::new(config));
     }
 
     /// Says what will be done, as Litestream does.
     pub(super) fn announce(&self) {
-        let config = &self.config;
+        let config = self.config();
         for (level, interval) in config.levels.iter().chain([(Level::SNAPSHOT, config.snapshot_interval)]) {
             info!(system = "store", level = level.get(), interval = duration(interval), "starting compaction monitor");
         }
@@ -91,7 +107,8 @@ impl Upkeep {
         level: Level,
         stop: &CancellationToken,
     ) -> Result<bool> {
-        let Some((_, interval)) = self.config.levels.iter().find(|(l, _)| *l == level) else { return Ok(false) };
+        let config = self.config();
+        let Some((_, interval)) = config.levels.iter().find(|(l, _)| *l == level) else { return Ok(false) };
         let now = database.world.clock.now();
         let early = |m: &Manifest| too_early(m.newest(level).map(|f| f.created), now, interval);
         if target.manifest().read(target.replica(), early).await? {
@@ -129,7 +146,7 @@ impl Upkeep {
                 }
             }
         }
-        if wrote && self.config.verify_compaction {
+        if wrote && config.verify_compaction {
             verify(database, target, level).await?;
         }
         Ok(wrote)
@@ -139,7 +156,7 @@ impl Upkeep {
     pub(super) async fn snapshot(&self, database: &Database, target: &Target) -> Result<()> {
         let source = Source { database, target };
         let (position, now) = (source.position(), database.world.clock.now());
-        let interval = self.config.snapshot_interval;
+        let interval = self.config().snapshot_interval;
         let due = |m: &Manifest| snapshot_due(m.newest(Level::SNAPSHOT), position, now, interval);
         if target.manifest().read(target.replica(), due).await? == Due::Now {
             let _permit = self.permit().await?;
@@ -153,7 +170,7 @@ impl Upkeep {
 
     /// Deletes snapshots from before the window, and what only they needed.
     pub(super) async fn retain_snapshots(&self, target: &Target, now: Timestamp) -> Result<usize> {
-        let policy = self.config.retention;
+        let policy = self.config().retention;
         let window = now.minus(policy.snapshots);
         let gone = target.manifest().read(target.replica(), |m| expired(m, window)).await?;
         delete(target.replica(), target.manifest(), &gone, policy).await
@@ -167,7 +184,7 @@ impl Upkeep {
         time: &TrustedTime,
         local_done: &mut Option<Txid>,
     ) -> Result<()> {
-        let policy = self.config.retention;
+        let policy = self.config().retention;
         let Some(age) = policy.l0 else { return Ok(()) };
         let window = time.cutoff(policy.snapshots);
         let mut needless = Vec::new();
@@ -201,7 +218,8 @@ impl Upkeep {
     /// Lists everything afresh and compares neighbours; closes what gaps it finds in level 0.
     pub(super) async fn validate(&self, database: &Database, target: &Target) -> Result<()> {
         target.manifest().forget();
-        let levels: Vec<Level> = std::iter::once(Level::L0).chain(self.config.levels.iter().map(|(l, _)| l)).collect();
+        let levels: Vec<Level> =
+            std::iter::once(Level::L0).chain(self.config().levels.iter().map(|(l, _)| l)).collect();
         for level in levels {
             let look = |m: &Manifest| findings(m.level(level)).take(MAX_FINDINGS).collect::<Vec<_>>();
             for finding in target.manifest().read(target.replica(), look).await? {

@@ -24,20 +24,41 @@ pub fn fault_point(name: &'static str) -> Result<()> {
     }
 }
 
-/// Whether this build is to have the defect `name`: tests of the tests. Always false without the feature
-/// `mutants`, so that nothing is left of it. `MUTANT=<name>` chooses one.
+/// Whether the program is to have the defect `name`: tests of the tests. Always false in release builds, so
+/// that nothing is left of it there. Elsewhere only [`choose_mutant`] chooses one.
 #[inline]
 #[must_use]
 pub(crate) fn mutant(name: &'static str) -> bool {
-    #[cfg(feature = "mutants")]
-    {
-        static CHOSEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-        CHOSEN.get_or_init(|| std::env::var("MUTANT").ok()).as_deref() == Some(name)
-    }
-    #[cfg(not(feature = "mutants"))]
+    #[cfg(debug_assertions)]
+    return mutants::is_chosen(name);
+    #[cfg(not(debug_assertions))]
     {
         let _ = name;
         false
+    }
+}
+
+/// Gives this program one of its deliberate defects, or none. They are listed in `docs/reliability.md`.
+#[cfg(debug_assertions)]
+pub fn choose_mutant(name: Option<&str>) {
+    mutants::choose(name);
+}
+
+#[cfg(debug_assertions)]
+mod mutants {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{PoisonError, RwLock};
+
+    static ANY: AtomicBool = AtomicBool::new(false);
+    static CHOSEN: RwLock<Option<String>> = RwLock::new(None);
+
+    pub(super) fn choose(name: Option<&str>) {
+        *CHOSEN.write().unwrap_or_else(PoisonError::into_inner) = name.map(str::to_owned);
+        ANY.store(name.is_some(), Ordering::SeqCst);
+    }
+
+    pub(super) fn is_chosen(name: &str) -> bool {
+        ANY.load(Ordering::Relaxed) && CHOSEN.read().unwrap_or_else(PoisonError::into_inner).as_deref() == Some(name)
     }
 }
 

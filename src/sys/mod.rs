@@ -5,6 +5,7 @@
 mod backoff;
 mod blocking;
 mod clock;
+mod descriptors;
 mod fault;
 mod file_lock;
 pub(crate) mod fs;
@@ -18,8 +19,12 @@ mod task;
 use std::sync::Arc;
 
 pub use backoff::{Backoff, LogLimiter};
-pub use blocking::blocking;
+pub use blocking::{Begun, Steps, begin, blocking, run_steps_by, wait};
 pub use clock::{BootId, Clock, ManualClock, SystemClock};
+pub use descriptors::allow_many_descriptors;
+pub(crate) use descriptors::restore_descriptor_limit;
+#[cfg(debug_assertions)]
+pub use fault::choose_mutant;
 pub(crate) use fault::mutant;
 pub use fault::{FaultPoint, fault_point};
 pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, Modes, OpenMode, OwnerMode};

@@ -9,15 +9,13 @@ use crate::error::{Error, Result};
 use crate::sys::{File, mutant, read_full_at};
 use crate::types::{PageSize, Pgno};
 
-/// Frames kept in memory per map unless told otherwise, so that a small sync reads the log once.
-const CACHE_BYTES: usize = 4 * 1024 * 1024;
-
 /// Newest committed frame of each page. Built from one or more segments, later ones winning.
 #[derive(Debug)]
 pub struct PageMap {
     frames: HashMap<Pgno, Slot>,
     /// Database size in pages after the last transaction; 0 while there is none.
     commit: u32,
+    big_endian: bool,
     cache: Vec<u8>,
     cache_limit: usize,
     cached: HashMap<u64, usize>,
@@ -25,7 +23,7 @@ pub struct PageMap {
 
 impl Default for PageMap {
     fn default() -> Self {
-        Self::caching(CACHE_BYTES)
+        Self::caching(Self::CACHE_BYTES)
     }
 }
 
@@ -33,7 +31,9 @@ impl Default for PageMap {
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     offset: u64,
-    checksum: WalChecksum,
+    /// Chain before the frame and after it.
+    before: WalChecksum,
+    after: WalChecksum,
 }
 
 /// A stretch of the log that was read up to a commit frame.
@@ -52,10 +52,20 @@ pub struct Segment {
 }
 
 impl PageMap {
+    /// Frames kept in memory per map unless told otherwise.
+    pub const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
     /// An empty map that keeps frames in memory up to so many bytes.
     #[must_use]
     pub fn caching(cache_limit: usize) -> Self {
-        Self { frames: HashMap::new(), commit: 0, cache: Vec::new(), cache_limit, cached: HashMap::new() }
+        Self {
+            frames: HashMap::new(),
+            commit: 0,
+            big_endian: false,
+            cache: Vec::new(),
+            cache_limit,
+            cached: HashMap::new(),
+        }
     }
 
     /// Adds the committed transactions that `reader` finds. With a `limit` reading stops at the
@@ -67,15 +77,16 @@ impl PageMap {
         let start = reader.offset();
         let mut segment = Segment { end: start, checksum: reader.checksum(), commits: 0, limited: false, stop: None };
         let mut pending: HashMap<Pgno, Slot> = HashMap::new();
+        self.big_endian = reader.big_endian();
         loop {
+            let before = reader.checksum();
             let committed = match reader.step()? {
                 Step::Stop(stop) => {
                     segment.stop = Some(stop);
                     break;
                 }
                 Step::Frame { offset, pgno, commit, bytes } => {
-                    let checksum = frame_header(bytes).checksum;
-                    pending.insert(pgno, Slot { offset, checksum });
+                    pending.insert(pgno, Slot { offset, before, after: frame_header(bytes).checksum });
                     if self.cache.len() + bytes.len() <= self.cache_limit {
                         self.cached.insert(offset, self.cache.len());
                         self.cache.extend_from_slice(bytes);
@@ -138,13 +149,13 @@ impl PageMap {
     }
 
     /// Copies a page out of the log. `false` if the map does not have it. Frames that were not
-    /// kept in memory are read again, and their header is checked again: the log may have been
-    /// restarted since (`spec: replication` D13).
+    /// kept in memory are read again, and must continue the chain again: the log may have been
+    /// restarted since, even between two reads (`spec: replication` D13).
     ///
     /// # Errors
     /// `Changed` if the frame is no longer the one that was mapped; I/O errors.
     pub fn copy_page(&self, pgno: Pgno, wal: &dyn File, page_size: PageSize, out: &mut [u8]) -> Result<bool> {
-        let Some(&Slot { offset, checksum }) = self.frames.get(&pgno) else { return Ok(false) };
+        let Some(&Slot { offset, before, after }) = self.frames.get(&pgno) else { return Ok(false) };
         let size = FrameHeader::SIZE + page_size.len();
         if let Some(&at) = self.cached.get(&offset) {
             out.copy_from_slice(&self.cache[at + FrameHeader::SIZE..at + size]);
@@ -152,14 +163,16 @@ impl PageMap {
         }
         let mut head = [0; FrameHeader::SIZE];
         read_full_at(wal, &mut head, offset).map_err(|e| e.context("read wal frame"))?;
+        read_full_at(wal, out, offset + FrameHeader::SIZE as u64).map_err(|e| e.context("read wal frame"))?;
+        let chain = before.update(self.big_endian, &head[..8]).update(self.big_endian, out);
         let header = FrameHeader::decode(&head);
-        if header.pgno != Some(pgno) || header.checksum != checksum {
+        let same = header.pgno == Some(pgno) && header.checksum == after && chain == after;
+        if !same && !mutant("log-not-looked-at-again") {
             return Err(Error::new(
                 crate::error::ErrorKind::Changed,
                 format!("wal frame at {offset} changed while it was read"),
             ));
         }
-        read_full_at(wal, out, offset + FrameHeader::SIZE as u64).map_err(|e| e.context("read wal frame"))?;
         Ok(true)
     }
 

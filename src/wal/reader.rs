@@ -87,6 +87,12 @@ impl<'a> FrameReader<'a> {
         self
     }
 
+    /// Byte order of the words that are summed.
+    #[must_use]
+    pub(super) fn big_endian(&self) -> bool {
+        self.big_endian
+    }
+
     /// Where the next slot starts.
     #[must_use]
     pub fn offset(&self) -> u64 {

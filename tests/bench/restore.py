@@ -53,8 +53,11 @@ def once(program, db, replica):
 
 
 def timed(label, program, replica, out, options):
+    return timed_command(label, [program.path, "restore", *options, "-o", str(out), common.url(replica)])
+
+
+def timed_command(label, argv):
     """(seconds, peak RSS in KB), without the cost of forking this interpreter or of polling."""
-    argv = [program.path, "restore", *options, "-o", str(out), common.url(replica)]
     began = time.perf_counter()
     pid = os.posix_spawn(argv[0], argv, os.environ)
     _, status, usage = os.wait4(pid, 0)

@@ -399,3 +399,60 @@ fn the_configuration_is_read_again_on_sighup() {
     daemon.until("the reload", || daemon.log().contains("msg=\"configuration reloaded\" removed=1 added=1"));
     assert_eq!(listed(), ["a.db", "c.db"]);
 }
+
+#[test]
+fn everything_but_the_databases_changes_on_sighup_too() {
+    let daemon = Daemon::start(&["a.db"], "");
+    daemon.until("the first sync", || daemon.get("/txid?path=a.db").1 == "{\"txid\":1}\n");
+    let (first, second, mcp) = (free_port(), free_port(), free_port());
+    let reload = |more: &str, name: &str| {
+        let before = daemon.log().matches("configuration reloaded").count();
+        let socket = format!("socket: {{enabled: true, path: {name}}}");
+        let text = config(&["a.db"], more).replace("socket: {enabled: true, path: s.sock}", &socket);
+        daemon.scratch.write("c.yml", &text);
+        daemon.signal(Signal::HUP);
+        daemon.until("the reload", || daemon.log().matches("configuration reloaded").count() > before);
+    };
+    let healthy = |port: u16| {
+        let stream = TcpStream::connect(("127.0.0.1", port)).ok();
+        stream.and_then(|stream| exchange(stream, "GET", "/healthz", "")).is_some_and(|(status, _)| status == 200)
+    };
+    let more = format!(
+        "addr: '127.0.0.1:{first}'\nmcp-addr: '127.0.0.1:{mcp}'\nlogging: {{level: debug}}\nlevels: [{{interval: 1s}}]\n\
+         exec: something"
+    );
+    reload(&more, "s.sock");
+    assert!(healthy(first));
+    assert!(TcpStream::connect(("127.0.0.1", mcp)).is_ok());
+    let log = daemon.log();
+    assert!(log.contains("compaction, snapshots and retention follow the new settings"), "{log}");
+    assert!(log.contains("setting=exec"), "{log}");
+    insert(&daemon.path("a.db"));
+    daemon.until("debug lines", || daemon.log().contains("level=DEBUG"));
+    daemon.until("a compaction by the new interval", || daemon.log().contains("msg=\"compaction complete\""));
+    // Elsewhere, and by another socket; an address that is taken leaves the old one in force.
+    let _taken = TcpListener::bind(("127.0.0.1", second)).unwrap();
+    reload(&format!("addr: '127.0.0.1:{second}'"), "t.sock");
+    assert!(healthy(first) && TcpStream::connect(("127.0.0.1", mcp)).is_err());
+    assert!(daemon.log().contains("cannot start metrics server"));
+    assert!(!daemon.path("s.sock").exists());
+    let stream = UnixStream::connect(daemon.path("t.sock")).unwrap();
+    assert!(exchange(stream, "GET", "/list", "").unwrap().1.contains("a.db"));
+    reload("", "t.sock");
+    assert!(!healthy(first));
+    // Nothing of this touched the database.
+    let log = daemon.end();
+    assert_eq!(log.matches("removed=0 added=0").count(), 3, "{log}");
+}
+
+#[test]
+fn an_address_without_a_host_is_that_of_all_interfaces_and_said_to_be() {
+    let port = free_port();
+    let daemon = Daemon::start(&["a.db"], &format!("addr: ':{port}'"));
+    daemon.until("the line", || daemon.log().contains("are served on all interfaces"));
+    assert!(daemon.log().contains(&format!("url=http://localhost:{port}/metrics")));
+    drop(daemon);
+    let daemon = Daemon::start(&["a.db"], &format!("addr: 'localhost:{port}'"));
+    daemon.until("the endpoint", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    assert!(!daemon.log().contains("all interfaces"));
+}

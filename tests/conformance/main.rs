@@ -6,11 +6,21 @@
 mod abs;
 #[cfg(feature = "gs")]
 mod gs;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "oss")]
 mod oss;
+#[cfg(any(feature = "nats", feature = "sftp", feature = "webdav"))]
+mod proxy;
 #[cfg(feature = "s3")]
 mod s3;
+#[cfg(any(feature = "nats", feature = "sftp", feature = "webdav"))]
+mod settings;
+#[cfg(feature = "sftp")]
+mod sftp;
 mod suite;
+#[cfg(feature = "webdav")]
+mod webdav;
 
 use std::sync::Arc;
 
@@ -79,7 +89,7 @@ s3_conformance!(s3_moto, "moto");
 s3_conformance!(s3_ceph, "ceph");
 
 /// As above, against a server that a script of `tests/servers` starts. `$make` is given the case's name.
-#[cfg(any(feature = "abs", feature = "gs", feature = "oss"))]
+#[cfg(any(feature = "abs", feature = "gs", feature = "nats", feature = "oss", feature = "sftp", feature = "webdav"))]
 macro_rules! served_conformance {
     ($name:ident, $needs:literal, $make:expr) => {
         mod $name {
@@ -105,3 +115,48 @@ served_conformance!(abs_azurite, "needs the server of tests/servers/abs.sh", abs
 served_conformance!(gs_fake, "needs the server of tests/servers/gs.sh", gs::client);
 #[cfg(feature = "oss")]
 served_conformance!(oss_fake, "needs the server of tests/servers/oss.sh", oss::client);
+#[cfg(feature = "sftp")]
+served_conformance!(sftp_openssh, "needs the server of tests/servers/sftp.sh", |case: &str| sftp::Server::get()
+    .client(case));
+#[cfg(feature = "webdav")]
+served_conformance!(webdav_apache, "needs the servers of tests/servers/webdav.sh", |case: &str| {
+    webdav::Server::named("basic").client(case)
+});
+#[cfg(feature = "webdav")]
+served_conformance!(webdav_apache_digest, "needs the servers of tests/servers/webdav.sh", |case: &str| {
+    webdav::Server::named("digest").client(case)
+});
+#[cfg(feature = "webdav")]
+served_conformance!(webdav_nginx, "needs the servers of tests/servers/webdav.sh", |case: &str| {
+    webdav::Server::named("nginx").client(case)
+});
+#[cfg(feature = "webdav")]
+served_conformance!(webdav_rclone, "needs the servers of tests/servers/webdav.sh", |case: &str| {
+    webdav::Server::named("rclone").client(case)
+});
+#[cfg(feature = "nats")]
+served_conformance!(nats_server, "needs the servers of tests/servers/nats.sh", nats::client);
+
+/// The time in an LTX file's header is what `Stamps::Exact` gives, whatever the store says.
+#[cfg(any(feature = "sftp", feature = "webdav"))]
+async fn stamps_from_headers(client: Arc<dyn litestream::replica::ReplicaClient>) {
+    use futures::TryStreamExt as _;
+    use litestream::ltx::Header;
+    use litestream::replica::{Key, ObjectMeta, PutOptions, Stamps, once};
+    use litestream::types::Timestamp;
+
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/transcripts/data/ltx-basic/ltx/0/0000000000000001-0000000000000001.ltx");
+    let bytes = std::fs::read(file).unwrap();
+    let header = Header::decode(bytes[..Header::SIZE].try_into().unwrap()).unwrap();
+    assert_ne!(header.timestamp.millis() % 1000, 0, "a test of milliseconds needs some");
+    let dir = Key::new("ltx/0").unwrap();
+    let other = Timestamp::from_millis(1_000_000_000_000);
+    let opts = PutOptions { stamp: other, size: None, modes: None, exclusive: false };
+    client.put(&dir.join("0000000000000001-0000000000000001.ltx").unwrap(), once(bytes), opts).await.unwrap();
+    client.put(&dir.join("no-header.ltx").unwrap(), once(vec![7; 200]), opts).await.unwrap();
+    let listed: Vec<ObjectMeta> = client.list(&dir, None, Stamps::Exact).try_collect().await.unwrap();
+    assert_eq!(listed.len(), 2);
+    assert_eq!(listed[0].modified, header.timestamp);
+    assert_ne!(listed[1].modified, header.timestamp);
+}

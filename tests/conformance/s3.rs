@@ -1,7 +1,7 @@
 //! S3 beyond the common suite: keys, multipart, encryption, and what wrong credentials look like. Needs the
 //! services of `tests/servers/s3.sh`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use litestream::replica::s3::S3Client;
 use litestream::replica::{Key, PutOptions, ReplicaClient, Stamps, once};
 use litestream::sys::{Clock, SystemClock, World};
 use litestream::types::Timestamp;
+use sha2::{Digest, Sha256};
 
 /// A line of `LITESTREAM_TEST_S3`.
 pub(crate) struct Service {
@@ -42,16 +43,19 @@ impl Service {
         self.client_at(&format!("{path}-{unique:?}").replace(|c: char| !c.is_ascii_alphanumeric(), "-"), keys)
     }
 
+    fn config(&self, path: &str, keys: &str) -> String {
+        format!(
+            "dbs:\n  - path: /x.db\n    replica:\n      type: s3\n      bucket: {}\n      path: {path}\n      endpoint: \
+             {}\n      access-key-id: {}\n      secret-access-key: '{}'\n{keys}",
+            self.bucket, self.endpoint, self.access, self.secret
+        )
+    }
+
     fn client_at(&self, path: &str, keys: &str) -> S3Client {
         let world = World::system();
         let env = Environment::new([], PathBuf::from("/"));
         let around = Surroundings { env: &env, fs: world.fs.as_ref() };
-        let text = format!(
-            "dbs:\n  - path: /x.db\n    replica:\n      type: s3\n      bucket: {}\n      path: {path}\n      endpoint: \
-             {}\n      access-key-id: {}\n      secret-access-key: '{}'\n{keys}",
-            self.bucket, self.endpoint, self.access, self.secret
-        );
-        let config = config::parse(&text, around).unwrap();
+        let config = config::parse(&self.config(path, keys), around).unwrap();
         let ReplicaKind::S3(settings) = config.dbs[0].build(around).unwrap().replica.kind else {
             panic!("not an S3 replica")
         };
@@ -61,6 +65,10 @@ impl Service {
 
 fn key(text: &str) -> Key {
     Key::new(text).unwrap()
+}
+
+fn sha256(path: &Path) -> String {
+    Sha256::digest(std::fs::read(path).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn opts(size: Option<u64>) -> PutOptions {
@@ -213,5 +221,48 @@ async fn services_that_create_exclusively_are_recognised() {
         client.put(&key("0000/b"), once(big.clone()), exclusive).await.unwrap();
         let err = client.put(&key("0000/b"), once(big), exclusive).await.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Exists);
+    }
+}
+
+/// A backup of Litestream 0.3.x is found below `generations/`, whatever the path looks like, and restored by the program.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the services of tests/servers/s3.sh"]
+async fn backups_of_the_old_format_are_found_and_restored() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/replicas/v3-basic");
+    let expected: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(fixture.join("expected.json")).unwrap()).unwrap();
+    let objects: Vec<&str> =
+        expected["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
+    assert!(objects.len() > 20);
+    let dir = tempfile::tempdir().unwrap();
+    for service in Service::all() {
+        let path = format!("/old/{}/", std::process::id());
+        let client = service.client_at(&path, "");
+        for object in &objects {
+            let bytes = std::fs::read(fixture.join("replica").join(object)).unwrap();
+            client.put(&key(object), once(bytes), opts(None)).await.unwrap();
+        }
+        let dirs: Vec<Key> = client.list_dirs(&key("generations")).unwrap().try_collect().await.unwrap();
+        assert_eq!(dirs, [key("generations/2718c9f14ac70deb")]);
+
+        let config = dir.path().join("litestream.yml");
+        std::fs::write(&config, service.config(&path, "")).unwrap();
+        let out = dir.path().join("restored.db");
+        let ran = std::process::Command::new(env!("CARGO_BIN_EXE_litestream"))
+            .arg("restore")
+            .arg("-config")
+            .arg(&config)
+            .arg("-o")
+            .arg(&out)
+            .arg("/x.db")
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let conn = rusqlite::Connection::open(&out).unwrap();
+        let check: String = conn.query_row("pragma integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok");
+        drop(conn);
+        assert_eq!(sha256(&out), expected["latest"]["sha256"].as_str().unwrap());
+        std::fs::remove_file(out).unwrap();
     }
 }

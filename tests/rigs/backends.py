@@ -23,6 +23,7 @@ from datetime import datetime, timezone
 
 import chain
 import common
+import backend_servers
 from backend_kinds import KINDS
 
 
@@ -257,7 +258,7 @@ def rss_mb(pid):
 
 def main():
     p = common.parser(__doc__, rounds=2)
-    p.add_argument("--backend", choices=sorted(KINDS), required=True)
+    p.add_argument("--backend", choices=sorted({**KINDS, **backend_servers.SERVERS}), required=True)
     p.add_argument("--turn-seconds", type=float, default=8.0, help="how long each program runs")
     p.add_argument("--blob-mb", type=int, default=13, help="size of a row that is there from the start")
     p.add_argument("--big-mb", type=int, default=300, help="size of the large object")
@@ -268,7 +269,7 @@ def main():
         sys.exit("the reference program is needed")
     # The reference cannot start with it.
     os.environ.pop("AWS_CA_BUNDLE", None)
-    backend = KINDS[args.backend]()
+    backend = {**KINDS, **backend_servers.SERVERS}[args.backend]()
     proxy = Proxy(backend.port)
     os.environ.update(backend.environment(proxy.port))
     for part in (turns, wrong, figures):

@@ -1,35 +1,46 @@
 """The control plane of a running daemon, beside the reference where there is something to compare.
 
   endpoints   every endpoint of the control socket: same status, type and fields as the reference, in the same setup
-  metrics     one scrape of both: every metric of the reference is there, with the same type and labels
-  abuse       10,000 connections, a body of 1 GB, heads that never end, a link at the socket's path, another user:
-              replication goes on, memory and descriptors stay
+  metrics     one scrape of both: every metric of the reference is there, with the same type and labels; promtool complains
+              about names that the reference has, and nothing else
+  abuse       10,000 connections, a body of 1 GB, heads that never end, a link at the socket's path, another user: nobody
+              is refused by the system, replication goes on, memory and descriptors stay
   directory   databases that appear, move and vanish in a watched directory: none is missed, each within 2 s
-  lag         the replica is out of reach for a while: metric, status -max-lag and /readyz say so in time, and recover
+  lag         a replica (a directory, S3) is out of reach for a while: metric, status -max-lag and /readyz say so in time, the
+              store is tried within seconds of being back, and all is well 2 s later
+  grafana     every query of the dashboard is answered by a Prometheus that watches a daemon
+  heartbeat   those who are told about one database, or about a directory's, hear of these only
   mcp         the official Python client lists and calls every tool; foreign Origin and missing token are refused
 
 usage: control.py --bin PATH [--reference PATH] [--only NAME] [--connections N] [--databases N] [--outage SECONDS]
 
 Prints one JSON object per part and exits non-zero if any part does not hold. The parts talk to this machine only, and end by
-themselves. `mcp` needs the package `mcp` (2.3, pip install mcp) in the Python that runs this; without it the part fails.
+themselves. What a part needs and does not find makes it fail: `metrics` promtool and `grafana` prometheus (Debian: prometheus),
+`lag` and `grafana` moto under target/servers (`tests/servers/s3.sh true` puts it there), `mcp` the package `mcp` (2.3, pip
+install mcp) in the Python that runs this.
 """
 
 import argparse
+import contextlib
 import http.client
+import http.server
 import json
 import os
 import re
 import resource
 import signal
 import socket
+import struct
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 GO_ONLY = re.compile(r"^(go_|process_(network|cpu_guest))")
 
 
@@ -205,17 +216,34 @@ def metrics(options):
                 pairs = re.findall(r'(\w+)="([^"]*)"', rest)
                 labels.setdefault(name, set()).add(tuple(sorted(pairs)))
         found.append((types, labels, text))
-    (our_types, our_labels, our_text), (types, labels, _) = found
+    (our_types, our_labels, our_text), (types, labels, reference_text) = found
     missing = sorted(name for name in types if name not in our_types and not GO_ONLY.match(name))
     wrong_type = sorted(name for name in types if name in our_types and types[name] != our_types[name])
     wrong_labels = sorted(f"{name} {series}" for name in labels if not GO_ONLY.match(name) and not name.startswith("go_")
                           for series in labels[name] if series not in our_labels.get(name, set()))
     result = {"reference": len(types), "ours": len(our_types), "missing": missing, "other type": wrong_type,
               "missing series": wrong_labels, "holds": not (missing or wrong_type or wrong_labels)}
-    promtool = options.promtool and subprocess.run([options.promtool, "check", "metrics"], input=our_text, text=True, capture_output=True)
-    if promtool:
-        result["promtool"] = promtool.stdout + promtool.stderr
+    # Names that the reference has must stay, so its complaints about them are ours; there must be no other.
+    complaints, accepted = lint(our_text), {text for text in lint(reference_text) if text.split(" ")[0] in our_types}
+    result["promtool"] = {"as the reference": sorted(complaints & accepted), "only ours": sorted(complaints - accepted),
+                          "only the reference's": sorted(accepted - complaints)}
+    result["holds"] = bool(result["holds"] and complaints == accepted and accepted)
     return result
+
+
+def lint(text):
+    """What `promtool check metrics` has to say, one line a complaint. What it cannot parse is an error."""
+    promtool = subprocess.run(["promtool", "check", "metrics"], input=text, text=True, capture_output=True)
+    if promtool.returncode not in (0, 3):
+        raise RuntimeError(f"promtool: {promtool.stdout}{promtool.stderr}")
+    return set((promtool.stdout + promtool.stderr).splitlines())
+
+
+def sends(connection, data):
+    try:
+        return connection.send(data) > 0
+    except OSError:
+        return False
 
 
 def abuse(options):
@@ -242,16 +270,26 @@ def abuse(options):
         refused = 0
         for n in range(options.connections):
             s = socket.socket(socket.AF_UNIX)
-            s.settimeout(5)
+            # A connect that waits for its turn, as clients do; with `settimeout` it would not.
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 5, 0))
             try:
                 s.connect(str(daemon.root / "s.sock"))
                 if n % 2:
                     s.send(b"POST /stop HTTP/1.1\r\nHost: x\r\nX-Slow: ")
                 held.append(s)
+            except (BrokenPipeError, ConnectionResetError):
+                # Let in, and shown out by those who came after before it had said anything.
+                held.append(s)
             except OSError:
                 refused += 1
-        result["connections"], result["refused"] = len(held), refused
+        result["connections"], result["refused by the system"] = len(held), refused
         result["while held"] = {"descriptors": daemon.descriptors(), "rss": daemon.rss(), "info": daemon.ask("GET", "/info")[0]}
+        # Heads that grow by a byte a second: all are shown out within the 10 s a head may take.
+        slow = [s for s in held[-100:] if sends(s, b"x")]
+        began = time.monotonic()
+        shown_out = until(lambda: not any([sends(s, b"x") for s in slow]), 20, 1)
+        result["slow heads"], result["shown out after"] = len(slow), shown_out and round(shown_out, 1)
+        result["rss after that"] = daemon.rss()
         sent = 0
         s = socket.socket(socket.AF_UNIX)
         s.settimeout(10)
@@ -291,7 +329,7 @@ def abuse(options):
     said = linked.end()
     result["link"] = "socket path exists but is not a socket" in said and (root / "victim").read_text() == "content" and (root / "s.sock").is_symlink()
     outsider = other is None or (other.stdout == "" and other.returncode != 0)
-    result["holds"] = bool(alive and grown < 32 << 20 and max(delays) < 3 and sent < 16 << 20 and result["link"] and outsider
+    result["holds"] = bool(alive and refused == 0 and slow and shown_out is not None and shown_out < 14 and grown < 32 << 20 and max(delays) < 3 and sent < 16 << 20 and result["link"] and outsider
                            and result["while held"]["descriptors"] < 400 and result["while held"]["info"] == 200)
     return result
 
@@ -341,14 +379,115 @@ def directory(options):
         daemon.end()
 
 
+class Road:
+    """The way to a store on this machine, which can be cut: connections end, and new ones are refused."""
+
+    def __init__(self, to):
+        self.to, self.at = to, port()
+        self.open, self.used, self.listener = set(), None, None
+        self.mend()
+
+    def mend(self):
+        self.used = None
+        self.listener = socket.create_server(("127.0.0.1", self.at), reuse_port=False)
+        threading.Thread(target=self.accept, args=(self.listener,), daemon=True).start()
+
+    def cut(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for end in list(self.open):
+            end.close()
+
+    def accept(self, listener):
+        while True:
+            try:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.to))
+            except OSError:
+                return
+            self.open |= {near, far}
+            for ends in ((near, far), (far, near)):
+                threading.Thread(target=self.pass_on, args=ends, daemon=True).start()
+
+    def pass_on(self, source, sink):
+        try:
+            while data := source.recv(1 << 16):
+                # An upload, and not one of the requests of compaction, which has its own times.
+                if self.used is None and data.startswith(b"PUT ") and b"/0000/" in data[:200]:
+                    self.used = time.monotonic()
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            self.open.discard(end)
+
+
+class Directory:
+    """A replica in a directory, which can be put out of reach."""
+
+    def __init__(self, root):
+        self.level, self.stop = root / "rep/ltx/0", lambda: None
+        self.setting = '{path: "ROOT/rep"}'
+
+    def cut(self):
+        self.level.rename(self.level.with_name("aside"))
+        self.level.write_text("in the way")
+
+    def mend(self):
+        self.level.unlink()
+        self.level.with_name("aside").rename(self.level)
+        self.before = {path.name for path in self.level.iterdir()}
+
+    def reached(self):
+        """When something came through again."""
+        new = [path.stat().st_ctime for path in self.level.iterdir() if path.name not in self.before]
+        return time.monotonic() - (time.time() - min(new)) if new else None
+
+
+class Bucket:
+    """A replica in a bucket of a service of this machine (moto), whose network can be cut."""
+
+    def __init__(self, root):
+        moto = ROOT / "target/servers/bin/moto_server"
+        if not moto.exists():
+            raise RuntimeError("no moto under target/servers: run tests/servers/s3.sh true")
+        at = port()
+        self.service = subprocess.Popen([moto, "-H", "127.0.0.1", "-p", str(at)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert until(lambda: socket.create_connection(("127.0.0.1", at)).close() is None, 30) is not None
+        connection = http.client.HTTPConnection("127.0.0.1", at)
+        connection.request("PUT", "/bucket")
+        assert connection.getresponse().status == 200
+        self.road = Road(at)
+        self.setting = f'{{type: s3, bucket: bucket, path: x, endpoint: "http://127.0.0.1:{self.road.at}", region: us-east-1, '
+        self.setting += "force-path-style: true, access-key-id: a, secret-access-key: b}"
+        self.cut, self.mend = self.road.cut, self.road.mend
+
+    def reached(self):
+        return self.road.used
+
+    def stop(self):
+        self.service.kill()
+        self.service.wait()
+
+
 def lag(options):
-    at = port()
-    config = SOCKET + f'addr: "127.0.0.1:{at}"\n' + 'dbs: [{path: "ROOT/app.db", replica: {path: "ROOT/rep"}}]\n'
-    daemon = Daemon(options.bin, config, ["app.db"])
+    """On a directory and on S3."""
+    found = {kind.__name__.lower(): outage(options, kind) for kind in (Directory, Bucket)}
+    return {**found, "holds": all(one["holds"] for one in found.values())}
+
+
+def outage(options, kind):
+    at, root = port(), Path(tempfile.mkdtemp(prefix="ctl-"))
+    store = kind(root)
+    config = SOCKET + f'addr: "127.0.0.1:{at}"\n' + f'dbs: [{{path: "ROOT/app.db", replica: {store.setting}}}]\n'
+    daemon = Daemon(options.bin, config, ["app.db"], root=root)
     series = lambda: float(re.search(r"^sqlite_replication_lag_seconds\S* (\S+)$", fetch(at, "/metrics")[1], re.M).group(1))
     limit = 20
     check = lambda: subprocess.run([options.bin, "status", "-max-lag", f"{limit}s", "-socket", str(daemon.root / "s.sock")],
                                    capture_output=True).returncode
+    well = lambda: series() < 2 and check() == 0 and fetch(at, "/readyz")[0] == 200
     stop = threading.Event()
 
     def load():
@@ -357,14 +496,12 @@ def lag(options):
             time.sleep(0.05)
 
     writer = threading.Thread(target=load)
-    level = daemon.root / "rep/ltx/0"
     try:
         assert until(lambda: "last_sync_at" in daemon.ask("GET", "/list")[2], 20) is not None
         writer.start()
         time.sleep(3)
         quiet = series()
-        level.rename(level.with_name("aside"))
-        level.write_text("in the way")
+        store.cut()
         began = time.monotonic()
         worst, alarm, unready = 0.0, None, None
         while time.monotonic() - began < options.outage:
@@ -376,18 +513,105 @@ def lag(options):
                 unready = time.monotonic() - began
             time.sleep(0.2)
         reason = fetch(at, "/readyz")[1] if unready else ""
-        level.unlink()
-        level.with_name("aside").rename(level)
-        recovered = until(lambda: series() < 2 and check() == 0 and fetch(at, "/readyz")[0] == 200, 120, 0.2)
-        result = {"lag before": quiet, "metric and truth differ by at most": round(worst, 2), f"-max-lag {limit}s failed after": alarm,
-                  "/readyz (30 s) failed after": unready, "reason": reason.strip(), "all well again after": recovered}
-        result["holds"] = quiet < 2 and worst < 3 and alarm is not None and alarm < limit + 2 and recovered is not None \
-            and (options.outage < 33 or (unready is not None and unready < 32))
+        store.mend()
+        mended = time.monotonic()
+        recovered = until(well, 120, 0.1)
+        tried = store.reached()
+        tried = None if tried is None else tried - mended
+        rounded = lambda seconds: None if seconds is None else round(seconds, 2)
+        result = {"lag before": quiet, "metric and truth differ by at most": round(worst, 2),
+                  f"-max-lag {limit}s failed after": rounded(alarm), "/readyz (30 s) failed after": rounded(unready),
+                  "reason": reason.strip(), "store back: tried again after": rounded(tried), "all well again after": rounded(recovered)}
+        result["holds"] = quiet < 2 and worst < 3 and alarm is not None and alarm < limit + 2 \
+            and tried is not None and tried < 8 and recovered is not None and recovered < tried + 2 \
+            and (options.outage < 33 or (unready is not None and unready < 32 and "lacks commits" in reason))
         return result
     finally:
         stop.set()
-        writer.join()
+        if writer.is_alive():
+            writer.join()
         daemon.end()
+        store.stop()
+
+
+def grafana(options):
+    """Every query of the dashboard against a real Prometheus that watches a daemon: understood, and with an answer."""
+    dashboard = json.loads((ROOT / "etc/grafana/litestream.json").read_text())
+    panels = dashboard["panels"]
+    cells = [(p["gridPos"]["x"] + x, p["gridPos"]["y"] + y) for p in panels for x in range(p["gridPos"]["w"]) for y in range(p["gridPos"]["h"])]
+    source = {"type": "prometheus", "uid": "${source}"}
+    wrong = [name for name, well in {
+        "ids": len({p["id"] for p in panels}) == len(panels) and dashboard["uid"] and dashboard["title"],
+        "places": len(set(cells)) == len(cells) and max(x for x, _ in cells) < 24,
+        "kinds": {p["type"] for p in panels} <= {"stat", "timeseries", "row", "table"},
+        "sources": all(p["datasource"] == source and all(t["datasource"] == source for t in p["targets"]) for p in panels),
+        "references": all(len({t["refId"] for t in p["targets"]}) == len(p["targets"]) > 0 for p in panels),
+        "variables": [v["name"] for v in dashboard["templating"]["list"]] == ["source", "db"],
+    }.items() if not well]
+    root, at, web = Path(tempfile.mkdtemp(prefix="ctl-")), port(), port()
+    store = Bucket(root)
+    config = SOCKET + f'addr: "127.0.0.1:{at}"\nlevels: [{{interval: 1s}}]\nl0-retention: 1s\nl0-retention-check-interval: 1s\n'
+    config += f'dbs: [{{path: "ROOT/app.db", min-checkpoint-page-count: 5, checkpoint-interval: 1s, replica: {store.setting}}}]\n'
+    (root / "p.yml").write_text('global: {scrape_interval: 1s}\nscrape_configs: [{job_name: litestream, static_configs: '
+                                f'[{{targets: ["127.0.0.1:{at}"]}}]}}]\n')
+    prometheus = subprocess.Popen(["prometheus", f"--config.file={root}/p.yml", f"--storage.tsdb.path={root}/p",
+                                   f"--web.listen-address=127.0.0.1:{web}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    daemon = Daemon(options.bin, config, ["app.db"], root=root)
+
+    def answer(query):
+        # What Grafana puts in for its variables.
+        for name, value in (("$__rate_interval", "10s"), ("$__interval", "5s"), ("$__range", "20s"), ("$db", ".*"), ("${db}", ".*")):
+            query = query.replace(name, value)
+        said = json.loads(fetch(web, "/api/v1/query?query=" + urllib.parse.quote(query))[1])
+        return len(said["data"]["result"]) if said["status"] == "success" else said["error"]
+
+    try:
+        queries = {f'{p["title"]}: {t["expr"]}': None for p in panels for t in p["targets"]}
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not all(isinstance(n, int) and n > 0 for n in queries.values()):
+            insert(root / "app.db")
+            time.sleep(0.5)
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                queries = {name: answer(name.split(": ", 1)[1]) for name in queries}
+        without = {name: said for name, said in queries.items() if said == 0 or not isinstance(said, int)}
+        return {"panels": len(panels), "queries": len(queries), "without an answer": without, "wrong": wrong, "holds": not without and not wrong}
+    finally:
+        daemon.end()
+        prometheus.terminate()
+        prometheus.wait(20)
+        store.stop()
+
+
+def heartbeat(options):
+    """Whoever is told about one database hears of that one only."""
+    heard = {}
+
+    class Ear(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            heard[self.path] = heard.get(self.path, 0) + 1
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Ear)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    root = Path(tempfile.mkdtemp(prefix="ctl-"))
+    (root / "broken").write_text("a file where the replica should be")
+    url = f'heartbeat-url: "http://127.0.0.1:{server.server_port}/'
+    config = SOCKET + f'{url}all"\ndbs:\n - {{path: "ROOT/a.db", {url}a", replica: {{path: "ROOT/rep-a"}}}}\n'
+    config += f' - {{path: "ROOT/b.db", {url}b", replica: {{path: "ROOT/broken/rep"}}}}\n'
+    config += f' - {{dir: "ROOT/d", pattern: "*.db", {url}d", replica: {{path: "ROOT/rep-d"}}}}\n'
+    daemon = Daemon(options.bin, config, ["a.db", "b.db", "d/c.db"], root=root)
+    try:
+        took = until(lambda: {"/a", "/d"} <= heard.keys(), 20)
+        time.sleep(1)
+        return {"heard": heard, "after": took and round(took, 1), "holds": heard == {"/a": 1, "/d": 1}}
+    finally:
+        daemon.process.kill()
+        daemon.process.wait()
+        server.shutdown()
 
 
 def mcp(options):
@@ -435,16 +659,14 @@ def mcp(options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", required=True, type=lambda p: str(Path(p).resolve()))
-    root = Path(__file__).resolve().parent.parent.parent
-    parser.add_argument("--reference", default=str(root / "target/reference/bin/litestream"))
+    parser.add_argument("--reference", default=str(ROOT / "target/reference/bin/litestream"))
     parser.add_argument("--only", action="append")
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--databases", type=int, default=1_000)
     parser.add_argument("--outage", type=int, default=60)
-    parser.add_argument("--promtool")
     options = parser.parse_args()
     failed = False
-    for part in (endpoints, metrics, abuse, directory, lag, mcp):
+    for part in (endpoints, metrics, abuse, directory, lag, grafana, heartbeat, mcp):
         if options.only and part.__name__ not in options.only:
             continue
         try:

@@ -167,19 +167,84 @@ impl App {
                 .conn
                 .execute(&format!("INSERT OR REPLACE INTO {table} VALUES (?1, ?2)"), rusqlite::params![id, value])?,
         };
-        let done = session.conn.is_autocommit();
-        if done {
-            self.commits += 1;
+        let (done, full_sync) = (session.conn.is_autocommit(), session.full_sync);
+        self.commits += u64::from(done);
+        self.note_commit(swarm, before, done && full_sync);
+        Ok(())
+    }
+
+    /// Only commits, small ones.
+    pub(crate) fn commit_a_little(&mut self, swarm: &Swarm, rng: &mut Rng, commits: u64) {
+        self.by_itself(swarm, rng, |app, rng| (0..commits).try_for_each(|_| app.small_commit(swarm, rng)));
+    }
+
+    /// Commits, a checkpoint that lets the log start anew, and commits.
+    pub(crate) fn round(&mut self, swarm: &Swarm, rng: &mut Rng) {
+        self.by_itself(swarm, rng, |app, rng| {
+            for _ in 0..rng.pick(&[0, 1, 3, 25]) {
+                app.small_commit(swarm, rng)?;
+            }
+            let mode = rng.pick(&["RESTART", "RESTART", "TRUNCATE", "PASSIVE"]);
+            let conn = &app.sessions[0].conn;
+            conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))?;
+            for _ in 0..rng.pick(&[1, 1, 2, 4]) {
+                app.small_commit(swarm, rng)?;
+            }
+            Ok(())
+        });
+    }
+
+    /// Does `work` on the first connection, with no transaction of this process open.
+    fn by_itself(
+        &mut self,
+        swarm: &Swarm,
+        rng: &mut Rng,
+        work: impl FnOnce(&mut Self, &mut Rng) -> rusqlite::Result<()>,
+    ) {
+        let who = self.who;
+        acting(who, || {
+            for session in self.sessions.iter().filter(|session| !session.conn.is_autocommit()) {
+                let _ = session.conn.execute_batch("COMMIT");
+            }
+            let opened = if self.sessions.is_empty() { self.open(swarm, rng) } else { Ok(()) };
+            let done = opened.and_then(|()| work(self, rng));
+            self.judge(done);
+        });
+        if self.disk.is_dead(who) {
+            self.bury();
         }
-        // With others in between, who committed what is not known here.
-        let (full_sync, disk) = (session.full_sync && swarm.interleave == 0, &self.disk);
-        let mut inner = disk.lock();
+    }
+
+    fn small_commit(&mut self, swarm: &Swarm, rng: &mut Rng) -> rusqlite::Result<()> {
+        let session = &self.sessions[0];
+        let mut value = vec![0; 8];
+        rng.fill(&mut value);
+        let before = self.disk.lock().oracle.now();
+        let (table, id) = match swarm.echo {
+            true if rng.permille(500) => {
+                value.fill(u8::try_from(rng.below(2)).unwrap_or(0));
+                ("u", 1)
+            }
+            true => ("t", 1),
+            false => ("t", i64::try_from(rng.below(swarm.rows)).unwrap_or(0)),
+        };
+        let sql = format!("INSERT OR REPLACE INTO {table} VALUES (?1, ?2)");
+        session.conn.execute(&sql, rusqlite::params![id, value])?;
+        let durable = session.full_sync;
+        self.commits += 1;
+        self.note_commit(swarm, before, durable);
+        Ok(())
+    }
+
+    /// What was committed with a sync outlives a power cut. With others in between, who committed what is
+    /// not known here.
+    fn note_commit(&self, swarm: &Swarm, before: usize, full_sync: bool) {
+        let mut inner = self.disk.lock();
         inner.observe();
         let now = inner.oracle.now();
-        if done && full_sync && now > before && !inner.is_dead(self.who) {
+        if full_sync && swarm.interleave == 0 && now > before && !inner.is_dead(self.who) {
             inner.oracle.is_durable(now);
         }
-        Ok(())
     }
 
     fn toggle(&mut self, at: usize, rng: &mut Rng) -> rusqlite::Result<()> {

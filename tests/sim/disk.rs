@@ -15,6 +15,9 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use litestream::types::Timestamp;
+use tokio::time::Instant;
+
 use crate::oracle::Oracle;
 use crate::rng::{Rng, mix};
 
@@ -32,8 +35,14 @@ pub(crate) enum Proc {
     App,
     Foreign,
     Engine,
+    /// Another program like ours.
+    Rival,
     /// The harness: nothing ever happens to it.
     Harness,
+}
+
+impl Proc {
+    pub(crate) const ALL: [Self; 4] = [Self::App, Self::Foreign, Self::Engine, Self::Rival];
 }
 
 /// One life of a process.
@@ -47,7 +56,10 @@ pub(crate) struct Who {
 pub(crate) enum Op {
     Open,
     Create,
+    /// SQLite reads.
     Read,
+    /// The engine reads, without SQLite.
+    Peek,
     Write,
     Truncate,
     Sync,
@@ -126,6 +138,10 @@ pub(crate) struct Fault {
     pub(crate) errno: i32,
     /// A failing sync forgets what was to be written, as some kernels do.
     pub(crate) forget: bool,
+    /// Strikes only while the process holds the write lock of the log.
+    pub(crate) locked: bool,
+    /// No error: what is read has one bit turned over. Only for what is checked by whoever reads it.
+    pub(crate) flip: bool,
 }
 
 /// What becomes of an operation.
@@ -135,6 +151,8 @@ pub(crate) enum Fate {
     Fail(i32),
     /// The process dies in the middle of it.
     Half,
+    /// One bit comes back wrong.
+    Flip,
     FailSync {
         forget: bool,
     },
@@ -234,6 +252,17 @@ pub(crate) struct Counts {
     pub(crate) torn: u64,
 }
 
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.ops += other.ops;
+        self.faults += other.faults;
+        self.full += other.full;
+        self.kills += other.kills;
+        self.power_cuts += other.power_cuts;
+        self.torn += other.torn;
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) files: Vec<Inode>,
@@ -244,8 +273,8 @@ pub(crate) struct Inner {
     pub(crate) sqlite_rng: Rng,
     pub(crate) faults: Vec<Fault>,
     budgets: [Option<u64>; 3],
-    lives: [u32; 4],
-    kill_after: [Option<u64>; 4],
+    lives: [u32; 5],
+    kill_after: [Option<u64>; 5],
     power_after: Option<u64>,
     pub(crate) off: bool,
     next_handle: u64,
@@ -259,6 +288,10 @@ pub(crate) struct Inner {
     pub(crate) powersafe: bool,
     /// Print every operation.
     pub(crate) tell: bool,
+    /// Locks on whole files, and who holds them.
+    locked: BTreeMap<PathBuf, (Who, u64)>,
+    /// A runtime whose time is ours too: since when, and how much of it was added already.
+    follows: Option<(Instant, u64)>,
 }
 
 #[derive(Debug)]
@@ -266,7 +299,7 @@ pub(crate) struct Disk {
     inner: Mutex<Inner>,
 }
 
-type Hook = Rc<dyn Fn(Proc, Op)>;
+type Hook = Rc<dyn Fn(Proc, Op, Class)>;
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Disk>>> = const { RefCell::new(None) };
@@ -301,13 +334,13 @@ pub(crate) fn acting<T>(who: Who, work: impl FnOnce() -> T) -> T {
 }
 
 /// Lets others do something before an operation.
-fn run_hook(who: Who, op: Op) {
+fn run_hook(who: Who, op: Op, class: Class) {
     if who.proc == Proc::Harness || HOOKED.with(Cell::get) {
         return;
     }
     let Some(hook) = HOOK.with(|h| h.borrow().clone()) else { return };
     HOOKED.with(|h| h.set(true));
-    hook(who.proc, op);
+    hook(who.proc, op, class);
     HOOKED.with(|h| h.set(false));
 }
 
@@ -323,8 +356,8 @@ impl Disk {
             sqlite_rng: Rng::new(mix(seed ^ 2)),
             faults: Vec::new(),
             budgets: [None; 3],
-            lives: [0; 4],
-            kill_after: [None; 4],
+            lives: [0; 5],
+            kill_after: [None; 5],
             power_after: None,
             off: false,
             next_handle: 0,
@@ -337,6 +370,8 @@ impl Disk {
             short_reads: false,
             powersafe: true,
             tell: false,
+            locked: BTreeMap::new(),
+            follows: None,
         };
         let disk = Arc::new(Self { inner: Mutex::new(inner) });
         disk.lock().mkdir_all(Path::new("/data"));
@@ -362,9 +397,10 @@ impl Disk {
             return Ok(Fate::Go);
         }
         if !self.is_dead(who) {
-            run_hook(who, op);
+            run_hook(who, op, class);
         }
         let mut inner = self.lock();
+        inner.catch_up();
         inner.observe();
         if inner.is_dead(who) {
             return Err(EIO);
@@ -383,6 +419,29 @@ impl Disk {
         }
     }
 
+    /// Time goes on as that of the runtime does which is entered here, beginning with `since`.
+    pub(crate) fn follow_runtime(&self, since: Option<Instant>) {
+        self.lock().follows = since.map(|since| (since, 0));
+    }
+
+    pub(crate) fn elapsed_us(&self) -> u64 {
+        let mut inner = self.lock();
+        inner.catch_up();
+        inner.elapsed_us
+    }
+
+    pub(crate) fn wall(&self) -> Timestamp {
+        let mut inner = self.lock();
+        inner.catch_up();
+        Timestamp::from_millis(inner.wall_ms)
+    }
+
+    /// Something that belongs to the trace.
+    pub(crate) fn note(&self, word: u64) {
+        let mut inner = self.lock();
+        inner.trace = mix(inner.trace ^ word);
+    }
+
     /// Looks whether a commit became visible.
     pub(crate) fn observe(&self) {
         self.lock().observe();
@@ -390,6 +449,63 @@ impl Disk {
 }
 
 impl Inner {
+    /// Whatever time has passed in the runtime passes here.
+    pub(crate) fn catch_up(&mut self) {
+        let Some((since, added)) = self.follows else { return };
+        let passed = u64::try_from(since.elapsed().as_micros()).unwrap_or(0);
+        if passed > added {
+            self.follows = Some((since, passed));
+            self.advance_us(passed - added);
+        }
+    }
+
+    /// Chance of one life of a process.
+    pub(crate) fn seed_of_life(&mut self, who: Who) -> u64 {
+        mix(self.rng.next() ^ (u64::from(who.life) << 8 | who.proc as u64))
+    }
+
+    /// Takes the lock a file stands for. `None` if somebody alive has it.
+    pub(crate) fn lock_file(&mut self, path: &Path, who: Who) -> Option<u64> {
+        if let Some((holder, _)) = self.locked.get(path)
+            && !self.is_dead(*holder)
+        {
+            return None;
+        }
+        let handle = self.handle();
+        self.locked.insert(path.to_owned(), (who, handle));
+        Some(handle)
+    }
+
+    pub(crate) fn unlock_file(&mut self, path: &Path, handle: u64) {
+        if self.locked.get(path).is_some_and(|(_, held)| *held == handle) {
+            self.locked.remove(path);
+        }
+    }
+
+    /// Removes a directory and everything below.
+    pub(crate) fn remove_tree(&mut self, dir: &Path) {
+        for (name, entry) in self.names(dir).unwrap_or_default() {
+            let path = dir.join(name);
+            match entry {
+                Entry::Dir => self.remove_tree(&path),
+                Entry::File(_) => drop(self.unlink(&path)),
+            }
+        }
+        let _ = self.rmdir(dir);
+    }
+
+    /// Takes a file of the harness out as if it had never been.
+    pub(crate) fn forget_file(&mut self, path: &Path) {
+        let (dir, name) = Self::split(path);
+        let Some(ino) = self.file_at(path) else { return };
+        if let Some(dir) = self.dirs.get_mut(&dir) {
+            dir.names.remove(&name);
+            dir.durable.remove(&name);
+            dir.since.clear();
+        }
+        self.files[ino] = Inode::default();
+    }
+
     pub(crate) fn is_dead(&self, who: Who) -> bool {
         who.proc != Proc::Harness && (self.off || self.lives[who.proc as usize] != who.life)
     }
@@ -430,7 +546,8 @@ impl Inner {
             }
             *left -= 1;
         }
-        let hit = self.faults.iter_mut().position(|f| f.proc == who.proc && f.op == op && f.class == class);
+        let fits = |f: &Fault| f.proc == who.proc && f.op == op && f.class == class;
+        let hit = self.faults.iter().position(|f| fits(f) && (!f.locked || self.holds_write_lock(who)));
         if let Some(at) = hit {
             let fault = &mut self.faults[at];
             if fault.skip > 0 {
@@ -446,9 +563,25 @@ impl Inner {
             if op == Op::Sync {
                 return Fate::FailSync { forget: struck.forget };
             }
+            if struck.flip {
+                return Fate::Flip;
+            }
             return Fate::Fail(struck.errno);
         }
         Fate::Go
+    }
+
+    /// Lock 0 of the wal-index.
+    fn holds_write_lock(&self, who: Who) -> bool {
+        self.files.iter().any(|file| file.shm.users.iter().any(|user| user.who == who && user.exclusive & 1 != 0))
+    }
+
+    /// Some bit of what was read is wrong.
+    pub(crate) fn flip(&mut self, bytes: &mut [u8]) {
+        if !bytes.is_empty() {
+            let at = self.rng.index(bytes.len());
+            bytes[at] ^= 1 << self.rng.below(8);
+        }
     }
 
     /// Lets a process die before its `n`-th operation from now.
@@ -462,7 +595,7 @@ impl Inner {
     }
 
     pub(crate) fn disarm(&mut self) {
-        self.kill_after = [None; 4];
+        self.kill_after = [None; 5];
         self.power_after = None;
     }
 
@@ -748,7 +881,7 @@ impl Inner {
 
     /// The power comes back: what was not durable is kept, lost or torn.
     pub(crate) fn reboot(&mut self) {
-        for proc in [Proc::App, Proc::Foreign, Proc::Engine] {
+        for proc in Proc::ALL {
             self.end(proc);
         }
         self.disarm();
@@ -776,7 +909,7 @@ impl Inner {
         if file.dirty.is_empty() && !file.len_changed {
             return;
         }
-        let style = rng.below(4);
+        let style = rng.below(5);
         if let Some(shortest) = file.shortest.take() {
             if style == 0 || rng.below(2) == 0 {
                 file.data.clone_from(&file.durable);
@@ -806,6 +939,7 @@ impl Inner {
                 0 => false,
                 1 => true,
                 2 => n < keep_first,
+                3 => rng.below(8) != 0,
                 _ => rng.below(2) == 0,
             };
             let (from, to) = (sector * SECTOR, ((sector + 1) * SECTOR).min(len).min(file.data.len()));

@@ -12,6 +12,7 @@ use litestream::types::Timestamp;
 
 use crate::disk::{Class, Disk, EEXIST, EIO, ENOENT, Entry, Fate, Inner, Op, Proc, Who};
 use crate::rng::Rng;
+use crate::store::perhaps_leave;
 
 fn io(op: &'static str, errno: i32, path: &Path) -> Error {
     Error::io(op, std::io::Error::from_raw_os_error(errno)).at(path.display())
@@ -43,11 +44,11 @@ struct SimClock {
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.disk.lock().wall_ms)
+        self.disk.wall()
     }
 
     fn elapsed(&self) -> Duration {
-        Duration::from_micros(self.disk.lock().elapsed_us)
+        Duration::from_micros(self.disk.elapsed_us())
     }
 
     fn boot(&self) -> Option<BootId> {
@@ -96,13 +97,25 @@ fn stat_of(inner: &Inner, ino: usize) -> FileStat {
     }
 }
 
+/// Held as long as this lives, or its process.
 #[derive(Debug)]
-struct SimLock;
+struct SimLock {
+    disk: Arc<Disk>,
+    path: PathBuf,
+    handle: u64,
+}
 
 impl Lock for SimLock {}
 
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.disk.lock().unlock_file(&self.path, self.handle);
+    }
+}
+
 impl SimFs {
     fn enter(&self, op: Op, path: &Path, what: &'static str) -> Result<Fate> {
+        perhaps_leave();
         self.disk.enter(self.who, op, Class::of(path)).map_err(|errno| io(what, errno, path))
     }
 }
@@ -181,13 +194,15 @@ impl Fs for SimFs {
         inner.rename(from, to).map_err(|errno| io("rename", errno, from))
     }
 
-    /// One process per life of the disk: nobody to keep out.
     fn lock(&self, path: &Path, owner_mode: OwnerMode, _owner: &str) -> Result<Box<dyn Lock>> {
         match self.open(path, OpenMode::CreateNew(owner_mode)) {
             Err(err) if err.kind() == ErrorKind::Exists => {}
             other => drop(other?),
         }
-        Ok(Box::new(SimLock))
+        let Some(handle) = self.disk.lock().lock_file(path, self.who) else {
+            return Err(Error::new(ErrorKind::InUse, "locked by another process:").at(path.display()));
+        };
+        Ok(Box::new(SimLock { disk: Arc::clone(&self.disk), path: path.to_owned(), handle }))
     }
 
     fn remove_file(&self, path: &Path) -> Result<()> {
@@ -224,6 +239,7 @@ impl Fs for SimFs {
 
 impl SimFsFile {
     fn enter(&self, op: Op, what: &'static str) -> Result<Fate> {
+        perhaps_leave();
         self.disk.enter(self.who, op, self.class).map_err(|errno| io(what, errno, &self.path))
     }
 }
@@ -235,8 +251,8 @@ impl File for SimFsFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.enter(Op::Read, "read")?;
-        let inner = self.disk.lock();
+        let fate = self.enter(Op::Peek, "read")?;
+        let mut inner = self.disk.lock();
         let data = &inner.files[self.ino].data;
         let rest = usize::try_from(offset).ok().and_then(|at| data.get(at..)).unwrap_or_default();
         let mut len = rest.len().min(buf.len());
@@ -244,6 +260,9 @@ impl File for SimFsFile {
             len = len.div_ceil(2);
         }
         buf[..len].copy_from_slice(&rest[..len]);
+        if fate == Fate::Flip {
+            inner.flip(&mut buf[..len]);
+        }
         Ok(len)
     }
 

@@ -72,6 +72,8 @@ struct Sim {
     stopped: Cell<bool>,
     verbose: bool,
     interruptions: Cell<u32>,
+    /// The engine has been up since a sync that went well, and nothing was done to it.
+    steady: Cell<bool>,
     /// Only SQLite and the disk, to see whether these two agree.
     without_engine: bool,
 }
@@ -108,12 +110,13 @@ pub(crate) fn run(seed: u64, swarm: &Swarm, actions: &[Action], verbose: bool) -
         stopped: Cell::new(false),
         verbose,
         interruptions: Cell::new(0),
+        steady: Cell::new(false),
         without_engine: std::env::var_os("WITHOUT_ENGINE").is_some(),
         disk: Arc::clone(&disk),
     });
     if swarm.interleave > 0 {
         let weak = Rc::downgrade(&sim);
-        set_hook(Some(Rc::new(move |proc, op| {
+        set_hook(Some(Rc::new(move |proc, op, _| {
             if let Some(sim) = weak.upgrade() {
                 sim.interrupt(proc, op);
             }
@@ -157,7 +160,7 @@ pub(crate) fn run(seed: u64, swarm: &Swarm, actions: &[Action], verbose: bool) -
     outcome
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
 }
@@ -214,6 +217,9 @@ impl Sim {
         self.say(|| format!("{action:?}"));
         let seed = match action {
             Action::App(s)
+            | Action::Write(s)
+            | Action::Round(s)
+            | Action::Cut(s)
             | Action::Foreign(s)
             | Action::Sync(s)
             | Action::Snapshot(s)
@@ -231,6 +237,12 @@ impl Sim {
         let mut rng = Rng::new(seed);
         match action {
             Action::App(_) => self.app_steps(&self.app, rng.next(), 1 + rng.below(8)),
+            Action::Write(_) => {
+                let commits = 1 + rng.below(2);
+                self.app_turn(|app, rng| app.commit_a_little(&self.swarm, rng, commits), rng.next());
+            }
+            Action::Round(_) => self.app_turn(|app, rng| app.round(&self.swarm, rng), rng.next()),
+            Action::Cut(_) => self.cut(),
             Action::Foreign(_) => self.app_steps(&self.foreign, rng.next(), 1 + rng.below(5)),
             Action::Sync(_) => self.sync(),
             Action::Snapshot(_) => self.snapshot(),
@@ -258,20 +270,28 @@ impl Sim {
                 let fault = draw_fault(&mut rng);
                 self.say(|| format!("  {fault:?}"));
                 self.disk.lock().faults.push(fault);
+                self.steady.set(false);
                 self.sync();
-                if rng.permille(300) {
-                    self.app_steps(&self.app, rng.next(), 1 + rng.below(4));
+                match rng.below(4) {
+                    0 => self.app_steps(&self.app, rng.next(), 1 + rng.below(4)),
+                    1 => self.app_turn(|app, rng| app.round(&self.swarm, rng), rng.next()),
+                    _ => {}
+                }
+                if rng.permille(500) {
                     self.sync();
                 }
+                self.steady.set(false);
                 self.disk.lock().faults.clear();
             }
             Action::Full(_) => {
                 let mount = rng.pick(&[Mount::Meta, Mount::Meta, Mount::Data]);
                 let room = rng.below(u64::from(self.swarm.page_size) * 6);
                 self.disk.lock().set_budget(mount, Some(room));
+                self.steady.set(false);
                 self.app_steps(&self.app, rng.next(), 1 + rng.below(4));
                 self.sync();
                 self.disk.lock().set_budget(mount, None);
+                self.steady.set(false);
             }
             Action::Pause(_) => {
                 let seconds = rng.pick(&[1, 5, 70, 4000]);
@@ -295,6 +315,14 @@ impl Sim {
                 self.sync();
             }
         }
+        self.cut();
+        if rng.permille(500) {
+            self.app_steps(&self.app, rng.next(), 1 + rng.below(3));
+        }
+    }
+
+    /// The power fails now, if it did not yet, and comes back.
+    fn cut(&self) {
         {
             let mut inner = self.disk.lock();
             inner.disarm();
@@ -315,8 +343,18 @@ impl Sim {
             }
         }
         self.verify("after a power cut");
-        if rng.permille(500) {
-            self.app_steps(&self.app, rng.next(), 1 + rng.below(3));
+    }
+
+    /// Something the application does, if it is not in the middle of something.
+    fn app_turn(&self, turn: impl FnOnce(&mut App, &mut Rng), seed: u64) {
+        let Ok(mut app) = self.app.try_borrow_mut() else { return };
+        if self.stopped.get() || self.disk.lock().off {
+            return;
+        }
+        turn(&mut app, &mut Rng::new(seed));
+        self.disk.observe();
+        if let Some(complaint) = app.complaint.take() {
+            self.violate("I6 harmless", complaint);
         }
     }
 
@@ -371,6 +409,7 @@ impl Sim {
             min_checkpoint_pages: self.swarm.min_checkpoint_pages,
             truncate_pages: self.swarm.truncate_pages,
             max_sync_wal_bytes: self.swarm.max_sync_wal_bytes,
+            bounds: self.swarm.bounds,
             ..DbConfig::new(DB.into(), META.into())
         }
     }
@@ -381,6 +420,7 @@ impl Sim {
 
     fn drop_engine_if(&self, kill: bool) {
         let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
+        self.steady.set(false);
         if kill && engine.db.is_some() {
             self.disk.lock().kill(Proc::Engine);
         }
@@ -390,6 +430,7 @@ impl Sim {
 
     fn stop(&self) {
         let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
+        self.steady.set(false);
         let who = engine.who;
         acting(who, || engine.db = None);
         self.disk.lock().end(Proc::Engine);
@@ -401,6 +442,7 @@ impl Sim {
             return;
         }
         let before = self.disk.lock().oracle.now();
+        let steady = self.steady.replace(false) && self.swarm.interleave == 0;
         let result = self.engine(Db::sync);
         if self.stopped.get() {
             return;
@@ -414,6 +456,10 @@ impl Sim {
                 outcome.checkpoints += u64::from(report.checkpointed);
                 drop(outcome);
                 self.say(|| format!("  sync: {report:?}"));
+                self.steady.set(true);
+                if steady && report.full_images > 0 {
+                    self.violate("I17 frugal", "a full image although nothing had gone wrong since the last sync");
+                }
                 let bound = before.max(self.disk.lock().oracle.recovered_at());
                 self.acked.set(self.acked.get().max(bound));
                 self.verify("after a sync");
@@ -627,30 +673,43 @@ impl Sim {
 }
 
 /// Mostly few, sometimes many.
-fn skewed(rng: &mut Rng) -> u64 {
+pub(crate) fn skewed(rng: &mut Rng) -> u64 {
     let bound = rng.pick(&[10, 40, 120, 400]);
     rng.below(bound)
 }
 
-fn draw_fault(rng: &mut Rng) -> Fault {
-    let class = rng.pick(&[
-        Class::Wal,
-        Class::Wal,
-        Class::Wal,
-        Class::Db,
-        Class::Temp,
-        Class::Ltx,
-        Class::Record,
-        Class::Other,
-    ]);
+pub(crate) fn draw_fault(rng: &mut Rng) -> Fault {
+    // Under the write lock more is at stake than elsewhere, and less happens.
+    let locked = rng.permille(250);
+    let class = match locked {
+        true => rng.pick(&[Class::Wal, Class::Db, Class::Db]),
+        false => rng.pick(&[
+            Class::Wal,
+            Class::Wal,
+            Class::Wal,
+            Class::Db,
+            Class::Db,
+            Class::Temp,
+            Class::Ltx,
+            Class::Record,
+            Class::Other,
+        ]),
+    };
     let op = match class {
         Class::Temp => rng.pick(&[Op::Create, Op::Write, Op::Sync, Op::Sync, Op::Rename, Op::Remove]),
         Class::Other => rng.pick(&[Op::SyncDir, Op::Mkdir, Op::List]),
-        Class::Ltx => rng.pick(&[Op::Open, Op::Read, Op::Stat]),
-        Class::Record => rng.pick(&[Op::Open, Op::Read, Op::Write, Op::Create]),
-        _ => rng.pick(&[Op::Open, Op::Read, Op::Read, Op::Read, Op::Stat, Op::Sync, Op::Write, Op::Lock, Op::Shm]),
+        Class::Ltx => rng.pick(&[Op::Open, Op::Peek, Op::Stat]),
+        Class::Record => rng.pick(&[Op::Open, Op::Peek, Op::Write, Op::Create]),
+        Class::Wal => rng.pick(&[Op::Open, Op::Read, Op::Peek, Op::Peek, Op::Peek, Op::Stat, Op::Sync, Op::Write]),
+        Class::Db => {
+            rng.pick(&[Op::Open, Op::Read, Op::Peek, Op::Stat, Op::Sync, Op::Write, Op::Lock, Op::Lock, Op::Shm])
+        }
     };
-    let bound = rng.pick(&[1, 4, 20]);
+    let bound = match op {
+        _ if locked => rng.pick(&[1, 6]),
+        Op::Lock | Op::Shm => rng.pick(&[4, 20, 80]),
+        _ => rng.pick(&[1, 4, 20]),
+    };
     Fault {
         proc: Proc::Engine,
         op,
@@ -659,5 +718,8 @@ fn draw_fault(rng: &mut Rng) -> Fault {
         times: rng.pick(&[1, 1, 3, u32::MAX]),
         errno: if op == Op::Open { rng.pick(&[EIO, EMFILE]) } else { rng.pick(&[EIO, EIO, ENOSPC]) },
         forget: rng.permille(500),
+        locked,
+        // Pages of the database carry no checksum.
+        flip: op == Op::Peek && class != Class::Db && rng.permille(500),
     }
 }

@@ -11,12 +11,14 @@ mod oracle;
 mod replay;
 mod rng;
 mod shrink;
+mod store;
 mod swarm;
 mod tell;
 mod vfs;
 
 use std::sync::Mutex;
 
+use litestream::sys::choose_mutant;
 use local::{Outcome, run};
 use shrink::shrink;
 use swarm::{Swarm, actions};
@@ -50,6 +52,7 @@ fn replay_seed(seed: u64) -> Outcome {
 fn no_commit_is_lost_by_the_engine() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     vfs::register();
+    choose_mutant(std::env::var("MUTANT").ok().as_deref());
     if let Some(seed) = number("SEED") {
         let outcome = replay_seed(seed);
         assert_eq!(outcome.violation, None, "seed {seed}");
@@ -78,6 +81,13 @@ fn no_commit_is_lost_by_the_engine() {
     assert!(failures.is_empty(), "seeds that failed: {failures:?}; SEED=<n> cargo test --test sim replays one");
 }
 
+#[test]
+fn the_whole_program_loses_nothing_it_acknowledged() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    vfs::register();
+    store::gate();
+}
+
 impl Outcome {
     fn add(&mut self, other: &Self) {
         self.states += other.states;
@@ -86,12 +96,7 @@ impl Outcome {
         self.failed_syncs += other.failed_syncs;
         self.full_images += other.full_images;
         self.checkpoints += other.checkpoints;
-        self.counts.ops += other.counts.ops;
-        self.counts.faults += other.counts.faults;
-        self.counts.full += other.counts.full;
-        self.counts.kills += other.counts.kills;
-        self.counts.power_cuts += other.counts.power_cuts;
-        self.counts.torn += other.counts.torn;
+        self.counts.add(&other.counts);
     }
 }
 

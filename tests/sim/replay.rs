@@ -30,7 +30,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Content, String> {
 }
 
 /// Pages laid over each other.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Layers {
     page_size: u32,
     pages: BTreeMap<u32, u64>,

@@ -1,5 +1,7 @@
 //! The smallest list of actions, and the plainest settings, that still break the same promise.
 
+use litestream::db::Bounds;
+
 use crate::local::{Outcome, run};
 use crate::swarm::{Action, Swarm};
 
@@ -16,7 +18,7 @@ pub(crate) fn shrink(seed: u64, mut swarm: Swarm, mut actions: Vec<Action>, brok
         let outcome: Outcome = run(seed, swarm, actions, false);
         outcome.violation.is_some_and(|violation| violation.invariant == broken)
     };
-    let plainer: [fn(&mut Swarm); 9] = [
+    let plainer: [fn(&mut Swarm); 11] = [
         |s| s.interleave = 0,
         |s| s.foreign = false,
         |s| s.short_reads = false,
@@ -26,6 +28,8 @@ pub(crate) fn shrink(seed: u64, mut swarm: Swarm, mut actions: Vec<Action>, brok
         |s| s.vacuum = 0,
         |s| s.auto_vacuum = 0,
         |s| s.max_sync_wal_bytes = None,
+        |s| s.bounds = Bounds::default(),
+        |s| s.echo = false,
     ];
     for change in plainer {
         let mut candidate = swarm.clone();

@@ -1,5 +1,7 @@
 //! What one seed is made of: its settings, and the list of things that happen.
 
+use litestream::db::Bounds;
+
 use crate::rng::{Rng, mix};
 
 /// Settings of one run, drawn from the seed.
@@ -20,6 +22,11 @@ pub(crate) struct Swarm {
     pub(crate) min_checkpoint_pages: u32,
     pub(crate) max_sync_wal_bytes: Option<u64>,
     pub(crate) truncate_pages: Option<u32>,
+    pub(crate) bounds: Bounds,
+    /// Small commits write what was written before.
+    pub(crate) echo: bool,
+    /// Of 1000 actions, how many begin a sequence that is seldom drawn one by one.
+    pub(crate) sequences: u64,
     /// Of 1000 operations, how many let somebody else act first.
     pub(crate) interleave: u64,
     pub(crate) short_reads: bool,
@@ -30,11 +37,30 @@ pub(crate) struct Swarm {
     pub(crate) full_disks: bool,
 }
 
+/// Small enough that what happens beyond them happens.
+fn draw_bounds(rng: &mut Rng, page_size: u32) -> Bounds {
+    let (default, page) = (Bounds::default(), page_size as usize);
+    if rng.permille(500) {
+        return default;
+    }
+    Bounds {
+        cached: rng.pick(&[default.cached, 0, 3 * page]),
+        tail: rng.pick(&[default.tail, 6 * page]),
+        stale: rng.pick(&[default.stale, 4 * page]),
+        locked: rng.pick(&[default.locked, 0, 2 * page as u64]),
+        flushed: rng.pick(&[default.flushed, 8 * page as u64]),
+    }
+}
+
 /// Something that happens. The number seeds whatever is left to chance in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     /// The application does a few things.
     App(u64),
+    /// The application commits a little, and nothing else.
+    Write(u64),
+    /// The application commits, has the log restarted, and commits again.
+    Round(u64),
     /// Another process does a few things.
     Foreign(u64),
     /// The engine syncs.
@@ -49,6 +75,8 @@ pub(crate) enum Action {
     KillApp(u64),
     /// The power fails somewhere in the midst of things.
     PowerCut(u64),
+    /// The power fails between things.
+    Cut(u64),
     /// A fault is armed, then the engine syncs.
     Fault(u64),
     /// A disk is full for one sync.
@@ -79,6 +107,9 @@ impl Swarm {
             min_checkpoint_pages: rng.pick(&[1, 4, 10, 30, 1000]),
             max_sync_wal_bytes: rng.pick(&[None, Some(1), Some(u64::from(page_size) * 4)]),
             truncate_pages: rng.pick(&[None, Some(20)]),
+            bounds: draw_bounds(&mut rng, page_size),
+            echo: rng.permille(400),
+            sequences: rng.pick(&[0, 100, 300]),
             interleave: rng.pick(&[0, 0, 2, 10, 40]),
             short_reads: rng.permille(200),
             powersafe: rng.permille(700),
@@ -98,6 +129,10 @@ pub(crate) fn actions(seed: u64, swarm: &Swarm) -> Vec<Action> {
     // Some seeds sync often, some leave the engine stopped for long.
     let lazy = rng.pick(&[150, 350, 600]);
     while list.len() < count {
+        if rng.permille(swarm.sequences) {
+            sequence(&mut rng, swarm, &mut list);
+            continue;
+        }
         let s = rng.next();
         let action = if rng.permille(lazy) {
             if swarm.foreign && rng.permille(300) { Action::Foreign(s) } else { Action::App(s) }
@@ -118,4 +153,38 @@ pub(crate) fn actions(seed: u64, swarm: &Swarm) -> Vec<Action> {
         list.push(action);
     }
     list
+}
+
+/// What goes wrong only if several things come one after the other.
+fn sequence(rng: &mut Rng, swarm: &Swarm, list: &mut Vec<Action>) {
+    let mut add = |action: fn(u64) -> Action, rng: &mut Rng| list.push(action(rng.next()));
+    let rounds = rng.below(3);
+    match rng.below(10) {
+        // Short files, then a power cut that may take some of them back, then others in their place.
+        0..4 if swarm.power_cuts => {
+            for _ in 0..rounds {
+                add(Action::Round, rng);
+            }
+            for _ in 0..1 + rng.below(3) {
+                add(Action::Write, rng);
+                add(Action::Sync, rng);
+            }
+            add(Action::Cut, rng);
+            add(if rng.permille(500) { Action::Write } else { Action::Round }, rng);
+        }
+        4..7 if swarm.faults => {
+            add(Action::Write, rng);
+            add(Action::Fault, rng);
+            add(Action::Round, rng);
+        }
+        _ => {
+            add(Action::Write, rng);
+            add(Action::Sync, rng);
+            add(if swarm.kills && rng.permille(300) { Action::KillEngine } else { Action::Stop }, rng);
+            for _ in 0..1 + rounds {
+                add(Action::Round, rng);
+            }
+        }
+    }
+    add(Action::Sync, rng);
 }

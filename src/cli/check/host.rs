@@ -7,7 +7,7 @@ use rustix::fs::Access;
 
 use super::super::process;
 use super::super::{App, shellwords};
-use crate::config::{Config, DbSettings, Finding, NatsAuth, ReplicaKind};
+use crate::config::{Config, DbSettings, Finding, HostKey, NatsAuth, ReplicaKind};
 use crate::sys::{FileId, FileKind, Fs, OpenMode, read_full_at};
 
 /// Compaction levels between 0 and the snapshot level.
@@ -160,7 +160,7 @@ fn replica(fs: &dyn Fs, at: &str, db: &DbSettings, found: &mut Vec<Finding>) {
             if let Some(key) = &sftp.key_path {
                 missing_file("key-path", key);
             }
-            if sftp.host_key.is_none() {
+            if matches!(sftp.host_key, HostKey::KnownOrNew | HostKey::Any) {
                 found.push(
                     Finding::warning(setting("host-key"), "sftp host key not verified")
                         .hint("set host-key to the server's public key"),
@@ -175,7 +175,7 @@ fn replica(fs: &dyn Fs, at: &str, db: &DbSettings, found: &mut Vec<Finding>) {
             }
             match &nats.auth {
                 NatsAuth::CredentialsFile(file) => missing_file("creds", file),
-                NatsAuth::Nkey(_) => {
+                NatsAuth::Nkey { seed: None } => {
                     found.push(Finding::error(setting("nkey"), "nkey defined without a signature handler"));
                 }
                 _ => {}

@@ -1,17 +1,22 @@
 //! SIGHUP: the configuration is read again, and what differs is carried out. Databases whose entry
-//! did not change are not touched. A file that cannot be used changes nothing.
+//! did not change are not touched. A file that cannot be used changes nothing. Everything can be
+//! changed but `exec`, which names a program that runs already.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::super::App;
-use super::services::{Directories, WatchedDir};
-use crate::config::{self, Built, Config, DbEntry, DirSettings, ExpandEnv};
+use super::services::{Directories, Listeners, WatchedDir, heartbeats};
+use crate::config::{self, Built, Config, DbEntry, ExpandEnv};
 use crate::error::Result;
-use crate::store::{DatabaseConfig, Store};
+use crate::server::{Context, check_address};
+use crate::store::heartbeat::Heartbeat;
+use crate::store::{DatabaseConfig, ShutdownPolicy, UpkeepConfig};
 
 /// What is in force.
 pub(super) struct Reloader {
@@ -22,24 +27,19 @@ pub(super) struct Reloader {
     /// What the command line says about every database.
     pub(super) restore_missing: bool,
     pub(super) config: Config,
-    pub(super) store: Store,
+    pub(super) context: Context,
     pub(super) directories: Directories,
+    pub(super) listeners: Arc<Mutex<Listeners>>,
+    pub(super) heartbeats: watch::Sender<Vec<Heartbeat>>,
 }
 
-/// Entries of `old` that are not in `new`, and the other way round. A changed one is among both.
+/// Entries of `old` that are not in `new`, and the other way round. One whose replication changed is among
+/// both.
 fn differences<'a>(old: &'a [DbEntry], new: &'a [DbEntry]) -> (Vec<&'a DbEntry>, Vec<&'a DbEntry>) {
-    let lacking = |from: &'a [DbEntry], of: &[DbEntry]| from.iter().filter(|entry| !of.contains(entry)).collect();
-    (lacking(old, new), lacking(new, old))
-}
-
-/// Whether a database belongs to a directory's entry.
-fn belongs(directory: &DirSettings, path: &Path) -> bool {
-    let below = if directory.recursive {
-        path.starts_with(&directory.path)
-    } else {
-        path.parent() == Some(directory.path.as_path())
+    let lacking = |from: &'a [DbEntry], of: &[DbEntry]| {
+        from.iter().filter(|entry| !of.iter().any(|other| other.replicates_as(entry))).collect()
     };
-    below && directory.matches(path).unwrap_or(false)
+    (lacking(old, new), lacking(new, old))
 }
 
 impl Reloader {
@@ -72,6 +72,11 @@ impl Reloader {
         for settings in &all {
             DatabaseConfig::from_settings(settings, &self.app.world)?;
         }
+        let upkeep = UpkeepConfig::from_settings(&new)?;
+        let heartbeats = heartbeats(&new, around)?;
+        if let Some(addr) = &new.addr {
+            check_address(addr)?;
+        }
         let (gone, come) = differences(&self.config.dbs, &new.dbs);
         let built = come.iter().map(|entry| entry.build_all(around)).collect::<Result<Vec<Built>>>()?;
         let mut leaving = Vec::new();
@@ -82,7 +87,8 @@ impl Reloader {
         // Whoever comes back with other settings waits for his own last sync.
         let removed = leaving.len();
         let limit = self.config.shutdown.timeout;
-        let left = futures::future::join_all(leaving.iter().map(|path| self.store.unregister(path, limit))).await;
+        let left =
+            futures::future::join_all(leaving.iter().map(|path| self.context.store.unregister(path, limit))).await;
         for (path, err) in leaving.iter().zip(left).filter_map(|(path, left)| Some((path, left.err()?))) {
             warn!(path = %path.display(), error = %err, "final sync failed");
         }
@@ -91,7 +97,7 @@ impl Reloader {
             let found: Vec<PathBuf> = databases.iter().map(|db| db.path.clone()).collect();
             for settings in &databases {
                 let database = DatabaseConfig::from_settings(settings, &self.app.world)?;
-                match self.store.register(database).await {
+                match self.context.store.register(database).await {
                     Ok(new) => added += usize::from(new),
                     Err(err) => error!(path = %settings.path.display(), error = %err, "cannot add database"),
                 }
@@ -100,9 +106,38 @@ impl Reloader {
                 self.directories.watch(WatchedDir { directory, found });
             }
         }
-        warn_of_the_rest(&self.config, &new);
-        self.config.dbs = new.dbs;
+        self.heartbeats.send_replace(heartbeats);
+        self.apply(&mut new, upkeep).await?;
+        self.config = new;
         Ok((removed, added))
+    }
+
+    /// Settings outside `dbs`. Only what differs is touched.
+    async fn apply(&self, new: &mut Config, upkeep: UpkeepConfig) -> Result<()> {
+        let (old, context) = (&self.config, &self.context);
+        context.store.set_shutdown(ShutdownPolicy::from_settings(new));
+        if UpkeepConfig::from_settings(old).ok().as_ref() != Some(&upkeep) {
+            info!("compaction, snapshots and retention follow the new settings");
+            context.store.set_upkeep(upkeep);
+        }
+        if old.logging != new.logging {
+            self.app.set_log(&new.logging);
+        }
+        let mut listeners = self.listeners.lock().await;
+        if old.socket != new.socket {
+            listeners.change_socket(context, &new.socket).await;
+        }
+        if old.mcp != new.mcp {
+            listeners.change_mcp(&self.app, &self.config_path, new).await;
+        }
+        if old.addr != new.addr && !listeners.change_endpoint(context, new.addr.as_deref()).await? {
+            new.addr.clone_from(&old.addr);
+        }
+        if old.exec != new.exec {
+            warn!(setting = "exec", "setting has changed, which takes effect at the next start");
+            new.exec.clone_from(&old.exec);
+        }
+        Ok(())
     }
 
     /// The databases of an entry that is no more.
@@ -113,26 +148,7 @@ impl Reloader {
         };
         self.directories.stop(&directory.path).await;
         let named = |path: &Path| self.config.dbs.iter().any(|entry| entry.path() == Some(path));
-        Ok(self.store.paths().into_iter().filter(|path| belongs(&directory, path) && !named(path)).collect())
-    }
-}
-
-/// Settings outside `dbs` are read once.
-fn warn_of_the_rest(old: &Config, new: &Config) {
-    let differ = [
-        ("addr", old.addr != new.addr),
-        ("mcp-addr", old.mcp.as_ref().map(|m| &m.addr) != new.mcp.as_ref().map(|m| &m.addr)),
-        ("socket", (&old.socket.path, old.socket.enabled) != (&new.socket.path, new.socket.enabled)),
-        ("levels", old.levels != new.levels),
-        (
-            "snapshot",
-            (old.snapshot.interval, old.snapshot.retention) != (new.snapshot.interval, new.snapshot.retention),
-        ),
-        ("l0-retention", old.l0_retention != new.l0_retention),
-        ("retention.enabled", old.retention_enabled != new.retention_enabled),
-    ];
-    for (setting, _) in differ.into_iter().filter(|(_, differs)| *differs) {
-        warn!(setting, "setting has changed, which takes effect at the next start");
+        Ok(self.context.store.paths().into_iter().filter(|path| directory.covers(path) && !named(path)).collect())
     }
 }
 
@@ -171,6 +187,15 @@ mod tests {
         assert_eq!(paths(&come), ["/d", "/b"]);
         let (gone, come) = differences(&old, &old);
         assert!(gone.is_empty() && come.is_empty());
+    }
+
+    #[test]
+    fn another_heartbeat_leaves_replication_alone() {
+        let old = entries("dbs: [{path: /a, replica: {path: /r}}]");
+        let new = entries("dbs: [{path: /a, heartbeat-url: 'http://x', replica: {path: /r}}]");
+        let (gone, come) = differences(&old, &new);
+        assert!(gone.is_empty() && come.is_empty());
+        assert_eq!(new[0].heartbeat().unwrap().url, "http://x");
     }
 
     #[test]

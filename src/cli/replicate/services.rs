@@ -1,9 +1,11 @@
 //! What runs beside the engine: the control socket, the HTTP endpoint. They are opened after the
-//! databases; those through which work comes in are closed before them.
+//! databases; those through which work comes in are closed before them. SIGHUP may change them
+//! ([`super::reload`]).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -13,10 +15,11 @@ use super::mcp::Commands;
 use super::reload::Reloader;
 use super::supervise::Engine;
 use super::{Once, Request};
-use crate::config::{Config, DirSettings, Environment};
+use crate::config::{Config, DirSettings, Environment, SocketSettings, Surroundings};
 use crate::error::Result;
 use crate::server::{Context, ControlServer, EndpointServer, McpServer};
-use crate::store::{DirWatcher, Store, heartbeat};
+use crate::store::heartbeat::{self, Heartbeat, Scope};
+use crate::store::{DirWatcher, Store};
 use crate::sys::TaskGroup;
 
 /// A directory that is watched, and what is known to be in it.
@@ -65,22 +68,95 @@ impl Directories {
     }
 }
 
+/// What is listened on.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    control: Option<ControlServer>,
+    endpoint: Option<EndpointServer>,
+    mcp: Option<McpServer>,
+}
+
+impl Listeners {
+    /// The control socket. Without it the program still does its work.
+    fn open_socket(&mut self, context: &Context, settings: &SocketSettings) {
+        if !settings.enabled {
+            return;
+        }
+        match ControlServer::start(context.clone(), settings) {
+            Ok(server) => self.control = Some(server),
+            Err(err) => warn!(error = %err, hint = err.hint_text(), "failed to start control server"),
+        }
+    }
+
+    /// Closes the control socket, and opens it as the settings now say.
+    pub(super) async fn change_socket(&mut self, context: &Context, settings: &SocketSettings) {
+        if let Some(old) = self.control.take() {
+            old.stop().await;
+        }
+        self.open_socket(context, settings);
+    }
+
+    /// Moves metrics and health to another address. If that cannot be listened on, they stay where they are, and
+    /// `false` is returned.
+    ///
+    /// # Errors
+    /// The address has no port.
+    pub(super) async fn change_endpoint(&mut self, context: &Context, addr: Option<&str>) -> Result<bool> {
+        let new = match addr {
+            Some(addr) => match EndpointServer::start(context.clone(), addr).await? {
+                Some(new) => Some(new),
+                None => return Ok(false),
+            },
+            None => None,
+        };
+        if let Some(old) = std::mem::replace(&mut self.endpoint, new) {
+            old.stop().await;
+        }
+        Ok(true)
+    }
+
+    /// Ends the MCP server, and starts it as the settings now say.
+    pub(super) async fn change_mcp(&mut self, app: &App, config_path: &str, config: &Config) {
+        if let Some(old) = self.mcp.take() {
+            old.stop().await;
+        }
+        self.mcp = open_mcp(app, config_path, config).await;
+    }
+}
+
 /// The engine with all that runs beside it.
 #[derive(Debug)]
 pub(super) struct Daemon {
     context: Context,
-    control: Option<ControlServer>,
-    endpoint: Option<EndpointServer>,
-    mcp: Option<McpServer>,
-    /// Directory watchers and the heartbeat.
+    listeners: Arc<Mutex<Listeners>>,
+    /// Directory watchers, the heartbeat, reloading.
     tasks: TaskGroup,
 }
 
 /// Step 2: the MCP server, before anything slow.
-pub(super) async fn open_mcp(app: &App, request: &Request) -> Option<McpServer> {
-    let settings = request.config.mcp.as_ref()?;
-    let commands = Commands::new(app, &request.config_path, settings);
+pub(super) async fn open_mcp(app: &App, config_path: &str, config: &Config) -> Option<McpServer> {
+    let settings = config.mcp.as_ref()?;
+    let commands = Commands::new(app, config_path, settings);
     McpServer::start(app.world.clone(), settings, Arc::new(commands)).await
+}
+
+/// Whom the configuration says to tell that all is well.
+///
+/// # Errors
+/// The path of a directory cannot be expanded.
+pub(super) fn heartbeats(config: &Config, around: Surroundings<'_>) -> Result<Vec<Heartbeat>> {
+    let all = config.heartbeat.clone().map(|settings| Heartbeat { scope: Scope::All, settings });
+    let mut heartbeats: Vec<Heartbeat> = all.into_iter().collect();
+    for entry in &config.dbs {
+        let Some(settings) = entry.heartbeat() else { continue };
+        let scope = match (entry.path(), entry.directory(around)?) {
+            (Some(path), _) => Scope::Database(path.to_owned()),
+            (None, Some(directory)) => Scope::Directory(Box::new(directory)),
+            (None, None) => continue,
+        };
+        heartbeats.push(Heartbeat { scope, settings });
+    }
+    Ok(heartbeats)
 }
 
 impl Daemon {
@@ -93,22 +169,23 @@ impl Daemon {
             version: VERSION,
             started_at: app.world.clock.now(),
         };
-        Self { context, control: None, endpoint: None, mcp, tasks: TaskGroup::default() }
+        let listeners = Arc::new(Mutex::new(Listeners { mcp, ..Listeners::default() }));
+        Self { context, listeners, tasks: TaskGroup::default() }
     }
 
-    /// Step 8: the control socket. Without it the program still does its work.
-    pub(super) fn open_socket(&mut self, config: &Config) {
-        if !config.socket.enabled {
-            return;
-        }
-        match ControlServer::start(self.context.clone(), &config.socket) {
-            Ok(server) => self.control = Some(server),
-            Err(err) => warn!(error = %err, hint = err.hint_text(), "failed to start control server"),
-        }
+    /// Step 8: the control socket.
+    pub(super) async fn open_socket(&mut self, config: &Config) {
+        self.listeners.lock().await.open_socket(&self.context, &config.socket);
     }
 
     /// Step 9: directories whose databases come and go, and a configuration that may change.
-    pub(super) fn watch(&mut self, app: &App, request: &Request, watched: Vec<WatchedDir>) {
+    pub(super) fn watch(
+        &mut self,
+        app: &App,
+        request: &Request,
+        watched: Vec<WatchedDir>,
+        heartbeats: watch::Sender<Vec<Heartbeat>>,
+    ) {
         let mut directories = Directories::new(&self.context);
         watched.into_iter().for_each(|dir| directories.watch(dir));
         let reloader = Reloader {
@@ -117,8 +194,10 @@ impl Daemon {
             expand: request.expand,
             restore_missing: request.restore_missing,
             config: request.config.clone(),
-            store: self.context.store.clone(),
+            context: self.context.clone(),
             directories,
+            listeners: Arc::clone(&self.listeners),
+            heartbeats,
         };
         match request.from_file {
             true => self.tasks.spawn("reload", |stop| reloader.run(stop)),
@@ -126,12 +205,15 @@ impl Daemon {
         }
     }
 
-    /// Tells whoever the configuration names that all is well.
-    pub(super) fn beat(&mut self, config: &Config) {
-        if let Some(settings) = config.heartbeat.clone() {
-            let store = self.context.store.clone();
-            self.tasks.spawn("heartbeat", |stop| heartbeat::run(store, settings, stop));
-        }
+    /// Tells whoever the configuration names that all is well. Whom, can be changed through what comes back.
+    ///
+    /// # Errors
+    /// See [`heartbeats`].
+    pub(super) fn beat(&mut self, config: &Config, around: Surroundings<'_>) -> Result<watch::Sender<Vec<Heartbeat>>> {
+        let (sender, receiver) = watch::channel(heartbeats(config, around)?);
+        let store = self.context.store.clone();
+        self.tasks.spawn("heartbeat", |stop| heartbeat::run(store, receiver, stop));
+        Ok(sender)
     }
 
     /// Step 11: metrics and health.
@@ -139,9 +221,7 @@ impl Daemon {
     /// # Errors
     /// The address has no port.
     pub(super) async fn open_endpoint(&mut self, config: &Config) -> Result<()> {
-        if let Some(addr) = &config.addr {
-            self.endpoint = EndpointServer::start(self.context.clone(), addr).await?;
-        }
+        self.listeners.lock().await.change_endpoint(&self.context, config.addr.as_deref()).await?;
         Ok(())
     }
 }
@@ -153,14 +233,17 @@ impl Engine for Daemon {
 
     async fn close(mut self, skip: CancellationToken) {
         skip.run_until_cancelled(self.tasks.stop()).await;
-        if let Some(control) = self.control.take() {
+        // A reload that is still at work opens nothing any more that we would not see.
+        let mut listeners = self.listeners.lock().await;
+        let Listeners { control, endpoint, mcp } = std::mem::take(&mut *listeners);
+        if let Some(control) = control {
             control.stop().await;
         }
         self.context.store.close(skip).await;
-        if let Some(endpoint) = self.endpoint.take() {
+        if let Some(endpoint) = endpoint {
             endpoint.stop().await;
         }
-        if let Some(mcp) = self.mcp.take() {
+        if let Some(mcp) = mcp {
             mcp.stop().await;
         }
     }

@@ -28,7 +28,7 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
     let config = &request.config;
     info!(version = VERSION, level = %config.logging.level, "litestream");
     warn_of_settings(config);
-    let mcp = open_mcp(app, request).await;
+    let mcp = open_mcp(app, &request.config_path, config).await;
     if config.dbs.is_empty() {
         error!("no databases specified in configuration");
     }
@@ -47,10 +47,10 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
             "retention disabled; cloud provider lifecycle policies must handle retention"
         );
     }
-    daemon.open_socket(config);
+    daemon.open_socket(config).await;
     if request.once.is_none() {
-        daemon.watch(app, request, directories);
-        daemon.beat(config);
+        let heartbeats = daemon.beat(config, app.surroundings())?;
+        daemon.watch(app, request, directories, heartbeats);
     }
     log_databases(&databases);
     daemon.open_endpoint(config).await?;
@@ -104,7 +104,7 @@ async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Res
     let databases = databases.iter().map(|db| DatabaseConfig::from_settings(db, &app.world));
     let store = StoreConfig {
         databases: databases.collect::<Result<_>>()?,
-        shutdown: ShutdownPolicy { timeout: config.shutdown.timeout, interval: config.shutdown.interval },
+        shutdown: ShutdownPolicy::from_settings(config),
         upkeep: UpkeepConfig::from_settings(config)?,
     };
     Store::open(app.world.clone(), Arc::new(SystemSqlite), store).await

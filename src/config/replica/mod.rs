@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 pub use objects::{AbsAuth, AbsSettings, AzureLogin, GsSettings, OssSettings};
 pub(super) use s3::PARAMETERS as S3_PARAMETERS;
 pub use s3::{AwsKeys, CustomerKey, Encryption, PathStyle, S3Settings, SseSettings};
-pub use servers::{ClientCertificate, NatsAuth, NatsSettings, SftpSettings, WebdavSettings};
+pub use servers::{ClientCertificate, HostKey, NatsAuth, NatsSettings, SftpSettings, WebdavSettings};
 
 /// Where and how often one database is replicated.
 #[derive(Debug, Clone)]
@@ -51,6 +51,31 @@ pub enum ReplicaKind {
     Webdav(WebdavSettings),
     /// A NATS JetStream object store.
     Nats(Box<NatsSettings>),
+}
+
+impl ReplicaSettings {
+    /// The same place, further down: `names` are separated by slashes. `None` where there are no paths.
+    #[must_use]
+    pub fn below(&self, names: &str) -> Option<Self> {
+        let mut below = self.clone();
+        let join = |path: &mut String| {
+            if !path.is_empty() && !path.ends_with('/') {
+                path.push('/');
+            }
+            path.push_str(names);
+        };
+        match &mut below.kind {
+            ReplicaKind::File(f) => f.path.push(names),
+            ReplicaKind::S3(s) => join(&mut s.path),
+            ReplicaKind::Gs(s) => join(&mut s.path),
+            ReplicaKind::Abs(s) => join(&mut s.path),
+            ReplicaKind::Oss(s) => join(&mut s.path),
+            ReplicaKind::Sftp(s) => join(&mut s.path),
+            ReplicaKind::Webdav(s) => join(&mut s.path),
+            ReplicaKind::Nats(_) => return None,
+        }
+        Some(below)
+    }
 }
 
 impl ReplicaKind {
@@ -92,8 +117,7 @@ impl ReplicaKind {
             Self::Oss(s) => object("oss", s.endpoint.as_deref().unwrap_or(""), &s.bucket, &s.path),
             Self::Sftp(s) => object("sftp", &format!("{}@{}", s.user, s.host), "", &s.path),
             Self::Webdav(s) => object("webdav", &s.url, "", &s.path),
-            // One bucket holds one database; there are no paths in it.
-            Self::Nats(s) => object("nats", &s.url, &s.bucket, ""),
+            Self::Nats(s) => object("nats", &s.url, &s.bucket, &s.prefix),
         }
     }
 }
@@ -146,8 +170,8 @@ pub(super) fn build(raw: &RawReplica, around: Surroundings<'_>) -> Result<Replic
         "gs" => ReplicaKind::Gs(objects::gs(raw, around)?),
         "abs" => ReplicaKind::Abs(objects::abs(raw, around)?),
         "oss" => ReplicaKind::Oss(objects::oss(raw, around)?),
-        "sftp" => ReplicaKind::Sftp(servers::sftp(raw)?),
-        "webdav" => ReplicaKind::Webdav(servers::webdav(raw)?),
+        "sftp" => ReplicaKind::Sftp(servers::sftp(raw, around)?),
+        "webdav" => ReplicaKind::Webdav(servers::webdav(raw, around)?),
         "nats" => ReplicaKind::Nats(Box::new(servers::nats(raw)?)),
         _ => ReplicaKind::File(file(raw, around)?),
     };

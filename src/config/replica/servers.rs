@@ -1,7 +1,9 @@
 //! Servers one logs in to: SFTP, WebDAV, NATS (`spec: backends` §8–10).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::super::Surroundings;
 use super::super::raw::{RawReplica, Secret};
 use super::super::url::Url;
 use super::super::{defaults, settings};
@@ -19,12 +21,40 @@ pub struct SftpSettings {
     pub password: Option<Secret>,
     /// Private key file, verbatim.
     pub key_path: Option<String>,
-    /// The server's key, one line of `authorized_keys`; `None` = any, with a warning.
-    pub host_key: Option<String>,
+    /// Whom we take for the server.
+    pub host_key: HostKey,
+    /// Files that name the keys of hosts.
+    pub known_hosts: Vec<PathBuf>,
+    /// Socket of the user's agent, for whom neither password nor key is given.
+    pub agent: Option<PathBuf>,
     /// Directory; relative to the login directory without a leading slash.
     pub path: String,
     /// Several writes in flight.
     pub concurrent_writes: bool,
+}
+
+/// How the key that a server shows is judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostKey {
+    /// Only this one; one line of `authorized_keys`.
+    Pinned(String),
+    /// Only one that stands in `known_hosts`. Written `known_hosts`.
+    Known,
+    /// One that stands in `known_hosts`; any, with a warning, of a host that does not. Nothing was written.
+    KnownOrNew,
+    /// Any, with a warning. Written `any`.
+    Any,
+}
+
+impl HostKey {
+    fn of(text: &str) -> Self {
+        match text {
+            "" => Self::KnownOrNew,
+            "known_hosts" => Self::Known,
+            "any" => Self::Any,
+            key => Self::Pinned(key.to_owned()),
+        }
+    }
 }
 
 /// A WebDAV server.
@@ -38,15 +68,19 @@ pub struct WebdavSettings {
     pub password: Option<Secret>,
     /// Directory below the base.
     pub path: String,
+    /// Where bodies of unknown length wait on this host.
+    pub spool: PathBuf,
 }
 
-/// A NATS JetStream object store. One bucket holds one database.
+/// A NATS JetStream object store.
 #[derive(Debug, Clone)]
 pub struct NatsSettings {
     /// Server, without user and password.
     pub url: String,
     /// Name of the bucket, which must exist.
     pub bucket: String,
+    /// What names of objects begin with; empty for the bucket's only database.
+    pub prefix: String,
     /// How to log in.
     pub auth: NatsAuth,
     /// Encrypt the connection; certificates below switch it on as well.
@@ -75,8 +109,11 @@ pub enum NatsAuth {
     },
     /// File with both.
     CredentialsFile(String),
-    /// A public key alone, which no server takes.
-    Nkey(String),
+    /// A key pair; the public key alone is not enough.
+    Nkey {
+        /// `seed`, or `nkey` if that is one.
+        seed: Option<Secret>,
+    },
     /// User and password.
     Password {
         /// `username`
@@ -99,7 +136,7 @@ pub struct ClientCertificate {
     pub key: String,
 }
 
-pub(super) fn sftp(raw: &RawReplica) -> Result<SftpSettings> {
+pub(super) fn sftp(raw: &RawReplica, around: Surroundings<'_>) -> Result<SftpSettings> {
     let keys = &raw.settings;
     let url = parsed_url(raw)?.unwrap_or_default();
     let host = first([&keys.host, &url.host]);
@@ -115,13 +152,19 @@ pub(super) fn sftp(raw: &RawReplica) -> Result<SftpSettings> {
         user,
         password: first_secret([keys.password.clone(), Secret::new(url.password.as_str())]),
         key_path: given(&keys.key_path),
-        host_key: given(&keys.host_key),
+        host_key: HostKey::of(&keys.host_key),
+        known_hosts: around
+            .expand("~/.ssh/known_hosts")
+            .into_iter()
+            .chain([PathBuf::from("/etc/ssh/ssh_known_hosts")])
+            .collect(),
+        agent: around.env.get_nonempty("SSH_AUTH_SOCK").map(PathBuf::from),
         path: first([&raw.path, &url.path]),
         concurrent_writes: keys.concurrent_writes.unwrap_or(true),
     })
 }
 
-pub(super) fn webdav(raw: &RawReplica) -> Result<WebdavSettings> {
+pub(super) fn webdav(raw: &RawReplica, around: Surroundings<'_>) -> Result<WebdavSettings> {
     let keys = &raw.settings;
     let url = parsed_url(raw)?;
     let (base, user, password, path) = match &url {
@@ -139,6 +182,7 @@ pub(super) fn webdav(raw: &RawReplica) -> Result<WebdavSettings> {
         username: given(&first([&keys.webdav_username, user])),
         password: first_secret([keys.webdav_password.clone(), Secret::new(password)]),
         path: path.to_owned(),
+        spool: PathBuf::from(around.env.get_nonempty("TMPDIR").unwrap_or("/tmp")),
     })
 }
 
@@ -153,13 +197,20 @@ pub(super) fn nats(raw: &RawReplica) -> Result<NatsSettings> {
     if bucket.is_empty() {
         return Err(Error::invalid("bucket required for NATS replica"));
     }
+    // The reference knows no more than one component: `nats://host/bucket/prefix` is ours.
+    let (bucket, prefix) = match bucket.split_once('/') {
+        Some((bucket, prefix)) => (bucket.to_owned(), prefix.trim_matches('/').to_owned()),
+        None => (bucket, String::new()),
+    };
     let server = url.filter(|url| !url.host.is_empty()).map(|url| format!("nats://{}", url.host));
     let auth = if !keys.jwt.is_empty() && !keys.seed.is_empty() {
         NatsAuth::Jwt { jwt: keys.jwt.clone(), seed: keys.seed.clone() }
     } else if !keys.creds.is_empty() {
         NatsAuth::CredentialsFile(keys.creds.clone())
     } else if !keys.nkey.is_empty() {
-        NatsAuth::Nkey(keys.nkey.clone())
+        let is_seed = keys.nkey.expose().starts_with('S');
+        let seed = if is_seed { keys.nkey.clone() } else { keys.seed.clone() };
+        NatsAuth::Nkey { seed: Some(seed).filter(|seed| !seed.is_empty()) }
     } else if !keys.username.is_empty() && !keys.password.is_empty() {
         NatsAuth::Password { username: keys.username.clone(), password: keys.password.clone() }
     } else if !keys.token.is_empty() {
@@ -173,6 +224,7 @@ pub(super) fn nats(raw: &RawReplica) -> Result<NatsSettings> {
     Ok(NatsSettings {
         url: server.unwrap_or_else(|| defaults::NATS_URL.to_owned()),
         bucket,
+        prefix,
         auth,
         tls: keys.tls.unwrap_or(false) || !keys.root_cas.is_empty() || certificate.is_some(),
         root_cas: keys.root_cas.clone(),

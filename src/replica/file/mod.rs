@@ -9,18 +9,21 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::mpsc;
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
 use super::stream as byte_stream;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::{File, FileKind, OpenMode, OwnerMode, Publisher, World, blocking, target_of_temp, unique_temp_path};
+use crate::sys::{
+    File, FileKind, OpenMode, OwnerMode, Publisher, World, begin, blocking, target_of_temp, unique_temp_path, wait,
+};
 
 /// Bytes handed to the writing thread at once.
 const BATCH: usize = 512 * 1024;
@@ -91,22 +94,12 @@ impl ReplicaClient for FileClient {
     }
 
     fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
-        let (world, dir, prefix) = (self.world.clone(), self.path(prefix), prefix.clone());
-        let listing = async move {
-            let dirs = blocking(move || match world.fs.list(&dir) {
-                Ok(entries) => {
-                    let dirs = entries.into_iter().filter(|entry| entry.kind == FileKind::Dir);
-                    Ok(dirs.filter_map(|entry| prefix.join(&entry.name).ok()).collect())
-                }
-                Err(err) if err.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-                Err(err) => Err(err),
-            });
-            match dirs.await {
-                Ok(dirs) => stream::iter(dirs.into_iter().map(Ok)).left_stream(),
-                Err(err) => stream::iter([Err(err)]).right_stream(),
-            }
-        };
-        Some(stream::once(listing).flatten().boxed())
+        let inside = prefix.clone();
+        Some(dirs(&self.world, self.path(prefix), move |name| inside.join(name)))
+    }
+
+    fn list_root_dirs(&self) -> Option<BoxStream<'_, Result<Key>>> {
+        Some(dirs(&self.world, self.root.clone(), |name| Key::new(name)))
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {
@@ -116,6 +109,18 @@ impl ReplicaClient for FileClient {
         })
         .await?;
         Ok(byte_stream::of_file(file, range, first))
+    }
+
+    /// One visit to the pool for all of them.
+    fn get_small(&self, objects: &[(Key, usize)]) -> Option<BoxFuture<'static, Vec<Option<Bytes>>>> {
+        let world = self.world.clone();
+        let paths: Vec<_> = objects.iter().map(|(key, size)| (self.path(key), *size)).collect();
+        Some(Box::pin(async move {
+            let none = vec![None; paths.len()];
+            let read =
+                move || Ok(paths.iter().map(|(path, size)| read_small(&world, path, *size).ok().flatten()).collect());
+            blocking(read).await.unwrap_or(none)
+        }))
     }
 
     async fn put(&self, key: &Key, mut body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
@@ -132,7 +137,7 @@ impl ReplicaClient for FileClient {
         // Nothing is created before the first batch is here. A small object costs one visit to the pool.
         let (tx, rx) = mpsc::channel(2);
         let mut batch = next_batch(&mut body).await?;
-        let writer = tokio::task::spawn_blocking(move || job.run(rx));
+        let writer = begin(move || job.run(rx));
         let fed = async {
             loop {
                 let last = batch.len() < BATCH;
@@ -151,7 +156,7 @@ impl ReplicaClient for FileClient {
         // Without a publish step the writer throws its file away. It is awaited in any case, so
         // that nothing is left once the error is out.
         drop(tx);
-        let written = writer.await.map_err(|e| Error::new(ErrorKind::Internal, "write object").at(key).caused_by(e))?;
+        let written = writer.await;
         fed?;
         Ok(ObjectMeta { key: key.clone(), size: written?, modified: opts.stamp })
     }
@@ -163,6 +168,30 @@ impl ReplicaClient for FileClient {
         let (world, paths) = (self.world.clone(), keys.iter().map(|key| self.path(key)).collect::<Vec<_>>());
         blocking(move || paths.iter().try_for_each(|path| world.fs.remove_file(path))).await
     }
+}
+
+/// The directories in `dir` whose names can be keys, as `key` makes them. Links are not followed.
+fn dirs(
+    world: &World,
+    dir: PathBuf,
+    key: impl Fn(&str) -> Result<Key> + Send + 'static,
+) -> BoxStream<'static, Result<Key>> {
+    let world = world.clone();
+    let listing = async move {
+        let dirs = blocking(move || match world.fs.list(&dir) {
+            Ok(entries) => {
+                let dirs = entries.into_iter().filter(|entry| entry.kind == FileKind::Dir);
+                Ok(dirs.filter_map(|entry| key(&entry.name).ok()).collect())
+            }
+            Err(err) if err.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(err) => Err(err),
+        });
+        match dirs.await {
+            Ok(dirs) => stream::iter(dirs.into_iter().map(Ok)).left_stream(),
+            Err(err) => stream::iter([Err(err)]).right_stream(),
+        }
+    };
+    stream::once(listing).flatten().boxed()
 }
 
 /// Collects [`BATCH`] bytes or what is left of `body`; less than that means the body has ended.
@@ -209,7 +238,7 @@ impl PutJob {
         }
         let mut size = 0;
         loop {
-            match steps.blocking_recv() {
+            match wait(steps.recv()) {
                 Some(Step::Write(batch)) => {
                     publisher.file().write_all_at(&batch, size)?;
                     size += batch.len() as u64;
@@ -231,18 +260,22 @@ impl PutJob {
     /// Before the first put into a directory: makes it durable up to and with the replica's own, and
     /// removes what dead writers left in it.
     fn prepare(&self, dir: &Path, owner_mode: OwnerMode) -> Result<()> {
-        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        if prepared.contains(dir) {
-            drop(prepared);
+        if self.prepared().contains(dir) {
             return self.world.fs.create_dir_all(dir, owner_mode);
         }
+        // Of two puts that find it unprepared each prepares it.
         let below_root = dir.strip_prefix(&self.root).map_or(0, |rest| rest.components().count());
         self.world.fs.create_durable_dir(dir, owner_mode, below_root + 1)?;
         self.sweep(dir);
+        let mut prepared = self.prepared();
         if prepared.len() < MAX_PREPARED {
             prepared.insert(dir.to_owned());
         }
         Ok(())
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Best effort.
@@ -293,6 +326,22 @@ fn open_object(world: &World, path: &Path, range: Option<Range<u64>>) -> Result<
     let range = byte_stream::clamp(range, stat.len);
     let first = if range.is_empty() { Bytes::new() } else { byte_stream::read_chunk(file.as_ref(), &range)? };
     Ok((file, range, first))
+}
+
+/// All of a file that is as long as it should be. Blocks.
+fn read_small(world: &World, path: &Path, size: usize) -> Result<Option<Bytes>> {
+    let file = world.fs.open(path, OpenMode::Read)?;
+    // A byte more would show that it has grown.
+    let mut bytes = vec![0; size + 1];
+    let mut len = 0;
+    while len < bytes.len() {
+        match file.read_at(&mut bytes[len..], len as u64)? {
+            0 => break,
+            n => len += n,
+        }
+    }
+    bytes.truncate(len);
+    Ok((len == size).then(|| bytes.into()))
 }
 
 fn list_dir(world: &World, dir: &Path, prefix: &Key, after: Option<&Key>) -> Result<Vec<ObjectMeta>> {

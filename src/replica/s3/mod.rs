@@ -252,6 +252,10 @@ impl ReplicaClient for S3Client {
         endpoint.map_or(base.clone(), |endpoint| format!("{base}?endpoint={endpoint}"))
     }
 
+    fn requests(&self) -> Option<&Arc<RequestStats>> {
+        Some(self.stats())
+    }
+
     fn creates_exclusively(&self) -> bool {
         upload::creates_exclusively(self) == Some(true)
     }

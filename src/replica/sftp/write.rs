@@ -1,0 +1,285 @@
+//! Writing objects: temporary name, write, stamp, sync, close, rename; each step waits for the one before.
+//!
+//! A small body is kept and sent again when the connection is lost. A large one is not: what a server acknowledged may
+//! be gone if it was the server that fell, so the whole put fails and its owner starts over.
+//!
+//! Temporary names tell their age. What listings find of writers that died is removed by the next put.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use super::super::file::check_size;
+use super::super::stream::fill;
+use super::super::tree::{is_stale, temp_path};
+use super::session::{Handle, Problem, Session};
+use super::wire::{self, Request, Status};
+use super::{
+    ByteStream, Call, Error, ErrorKind, Failure, Key, ObjectMeta, Operation, PIECE, PutOptions, Result, SftpClient,
+    TEMP_SUFFIX, WINDOW, failure,
+};
+
+/// Bodies up to here can be sent again.
+const SMALL: usize = 1 << 20;
+/// How long the server may take over a write.
+const WRITE_DEADLINE: Duration = Duration::from_secs(60);
+const DOING: &str = "write object";
+
+pub(super) async fn put(sftp: &SftpClient, key: &Key, mut body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
+    if key.name().ends_with(TEMP_SUFFIX) {
+        return Err(Error::invalid(format!("object name is reserved: {key}")));
+    }
+    let path = sftp.path(key);
+    let target = sftp.target(&path);
+    let new = New { sftp, path: &path, target: &target, opts };
+    let mut rest = Bytes::new();
+    let first = fill(&mut body, &mut rest, SMALL).await?;
+    let size = if first.len() < SMALL {
+        let size = first.len() as u64;
+        check_size(opts.size, size).map_err(|e| e.at(&target))?;
+        let call = Call { operation: Operation::Put, kind: "sftp", target: &target, objects: 1, bytes: size };
+        sftp.0.requests.run(call, |_| new.small(&first)).await?;
+        size
+    } else {
+        new.large(first, rest, body).await?
+    };
+    sweep(sftp).await;
+    Ok(ObjectMeta { key: key.clone(), size, modified: opts.stamp })
+}
+
+/// An object on its way.
+struct New<'a> {
+    sftp: &'a SftpClient,
+    path: &'a str,
+    target: &'a str,
+    opts: PutOptions,
+}
+
+/// A file under its temporary name; removed when dropped.
+struct Temp {
+    session: Arc<Session>,
+    path: Option<String>,
+}
+
+impl Temp {
+    fn path(&self) -> &str {
+        self.path.as_deref().unwrap_or_default()
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if let Some(path) = self.path.take() {
+            self.session.send(&Request::Remove { path: &path });
+        }
+    }
+}
+
+impl New<'_> {
+    fn broken(&self, problem: Problem) -> Failure {
+        failure(DOING, self.target, problem)
+    }
+
+    async fn small(&self, body: &Bytes) -> Result<(), Failure> {
+        let (temp, handle) = self.create().await?;
+        let mut writing = Writing::new(&handle, self.sftp.0.settings.concurrent_writes);
+        let written = async {
+            writing.add(body).await?;
+            writing.finish().await
+        };
+        written.await.map_err(|problem| self.broken(problem))?;
+        self.publish(temp, handle).await
+    }
+
+    async fn large(&self, first: Bytes, rest: Bytes, mut body: ByteStream) -> Result<u64> {
+        let call = Call { operation: Operation::Put, kind: "sftp", target: self.target, objects: 0, bytes: 0 };
+        let (temp, handle) = self.sftp.0.requests.run(call, |_| self.create()).await?;
+        let mut writing = Writing::new(&handle, self.sftp.0.settings.concurrent_writes);
+        let broken = |problem| self.broken(problem).error;
+        for piece in [first, rest] {
+            writing.add(&piece).await.map_err(broken)?;
+        }
+        while let Some(piece) = body.next().await {
+            writing.add(&piece?).await.map_err(broken)?;
+        }
+        let size = writing.finish().await.map_err(broken)?;
+        check_size(self.opts.size, size).map_err(|e| e.at(self.target))?;
+        let call = Call { objects: 1, bytes: size, ..call };
+        self.sftp.0.requests.once(call, self.publish(temp, handle)).await.map_err(|failed| failed.error)?;
+        Ok(size)
+    }
+
+    /// An empty file under a temporary name, its directories made where they were missing.
+    async fn create(&self) -> Result<(Temp, Handle), Failure> {
+        let session = self.sftp.session(DOING, self.target).await?;
+        let temp = temp_path(&self.sftp.0.world, self.path);
+        let open = Request::Open { path: &temp, flags: wire::WRITE_NEW };
+        let handle = match session.open(&open).await {
+            Err(problem) if problem.code() == Some(Status::NO_SUCH_FILE) => {
+                if let Some((dir, _)) = self.path.rsplit_once('/') {
+                    make_dirs(&session, dir)
+                        .await
+                        .map_err(|problem| failure("make directory", self.target, problem))?;
+                }
+                session.open(&open).await
+            }
+            opened => opened,
+        };
+        let handle = handle.map_err(|problem| self.broken(problem))?;
+        Ok((Temp { session, path: Some(temp) }, handle))
+    }
+
+    async fn publish(&self, mut temp: Temp, handle: Handle) -> Result<(), Failure> {
+        let broken = |problem| self.broken(problem);
+        let seconds = u32::try_from(self.opts.stamp.millis().div_euclid(1000)).unwrap_or(0);
+        match handle.set_times(seconds).await {
+            Ok(()) => {}
+            // The header of the file has its time, too.
+            Err(Problem::Refused(status)) => {
+                tracing::debug!(target = self.target, status = status.message, "sftp: cannot set times");
+            }
+            Err(problem) => return Err(broken(problem)),
+        }
+        handle.sync().await.map_err(broken)?;
+        handle.close().await.map_err(broken)?;
+        let session = temp.session.clone();
+        if !self.opts.exclusive {
+            replace(&session, temp.path(), self.path).await.map_err(broken)?;
+        } else if !name_new(&session, temp.path(), self.path).await.map_err(broken)? {
+            let error = Error::new(ErrorKind::Exists, "sftp: write object").at(self.target).caused_by("object exists");
+            return Err(Failure { error, code: "Exists".to_owned(), retry_after: None });
+        }
+        temp.path = None;
+        Ok(())
+    }
+}
+
+/// Renames over what is there.
+async fn replace(session: &Session, temp: &str, path: &str) -> Result<(), Problem> {
+    if session.offers(wire::POSIX_RENAME) {
+        let fields: &[&[u8]] = &[temp.as_bytes(), path.as_bytes()];
+        return session.run(&Request::Extended { name: wire::POSIX_RENAME, fields }).await;
+    }
+    let rename = Request::Rename { from: temp, to: path };
+    match session.run(&rename).await {
+        // The protocol's own rename does not replace. Between these two there is no such object.
+        Err(problem) if problem.code().is_some() && session.stat(path).await.is_ok() => {
+            session.run(&Request::Remove { path }).await?;
+            session.run(&rename).await
+        }
+        done => done,
+    }
+}
+
+/// Gives the file its name unless something has it; whether it did.
+async fn name_new(session: &Session, temp: &str, path: &str) -> Result<bool, Problem> {
+    if session.offers(wire::HARDLINK) {
+        let fields: &[&[u8]] = &[temp.as_bytes(), path.as_bytes()];
+        match session.run(&Request::Extended { name: wire::HARDLINK, fields }).await {
+            Ok(()) => {
+                // The object has its name; the other one is only in the way.
+                let _ = session.run(&Request::Remove { path: temp }).await;
+                return Ok(true);
+            }
+            // Taken, or a file system without links.
+            Err(Problem::Refused(_)) => {}
+            Err(problem) => return Err(problem),
+        }
+    }
+    match session.stat(path).await {
+        Ok(_) => return Ok(false),
+        Err(problem) if problem.code() == Some(Status::NO_SUCH_FILE) => {}
+        Err(problem) => return Err(problem),
+    }
+    match session.run(&Request::Rename { from: temp, to: path }).await {
+        Ok(()) => Ok(true),
+        Err(problem) if problem.code().is_some() && session.stat(path).await.is_ok() => Ok(false),
+        Err(problem) => Err(problem),
+    }
+}
+
+/// Makes a directory and those above it. Others may be making them, too.
+async fn make_dirs(session: &Session, dir: &str) -> Result<(), Problem> {
+    let ends = dir.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0).chain([dir.len()]);
+    let dirs: Vec<&str> = ends.map(|end| &dir[..end]).collect();
+    // From the deepest that may be there.
+    let mut missing = dirs.len();
+    while missing > 0 && session.stat(dirs[missing - 1]).await.is_err() {
+        missing -= 1;
+    }
+    for dir in &dirs[missing..] {
+        match session.run(&Request::MakeDir { path: dir }).await {
+            Ok(()) => {}
+            Err(problem) => match session.stat(dir).await {
+                Ok(attributes) if attributes.is_dir() != Some(false) => {}
+                _ => return Err(problem),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Writes under way.
+struct Writing<'a> {
+    handle: &'a Handle,
+    under_way: FuturesUnordered<futures::future::BoxFuture<'static, Result<(), Problem>>>,
+    most: usize,
+    size: u64,
+}
+
+impl<'a> Writing<'a> {
+    fn new(handle: &'a Handle, concurrent: bool) -> Self {
+        let most = if concurrent { (WINDOW / PIECE) as usize } else { 1 };
+        Self { handle, under_way: FuturesUnordered::new(), most, size: 0 }
+    }
+
+    async fn add(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+        for piece in bytes.chunks(PIECE as usize) {
+            while self.under_way.len() >= self.most {
+                self.one().await?;
+            }
+            self.under_way.push(Box::pin(self.handle.write(self.size, piece)));
+            self.size += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Waits for all; the number of bytes written.
+    async fn finish(mut self) -> Result<u64, Problem> {
+        while !self.under_way.is_empty() {
+            self.one().await?;
+        }
+        Ok(self.size)
+    }
+
+    async fn one(&mut self) -> Result<(), Problem> {
+        match tokio::time::timeout(WRITE_DEADLINE, self.under_way.next()).await {
+            Ok(done) => done.unwrap_or(Ok(())),
+            Err(_) => Err(Problem::Lost(format!("no answer to a write within {}s", WRITE_DEADLINE.as_secs()))),
+        }
+    }
+}
+
+/// Notes temporary files of writers that died, for `sweep`.
+pub(super) fn note_stale<'a>(sftp: &SftpClient, dir: &str, names: impl Iterator<Item = &'a str>) {
+    let dead = names.filter(|name| is_stale(&sftp.0.world, name));
+    let paths: Vec<String> = dead.map(|name| format!("{dir}/{name}")).collect();
+    if !paths.is_empty() {
+        *sftp.0.stale.lock().unwrap_or_else(PoisonError::into_inner) = paths;
+    }
+}
+
+/// Best effort, and only where we write anyway.
+async fn sweep(sftp: &SftpClient) {
+    let paths = std::mem::take(&mut *sftp.0.stale.lock().unwrap_or_else(PoisonError::into_inner));
+    if paths.is_empty() {
+        return;
+    }
+    if let Ok(session) = sftp.session("remove temporary files", &sftp.target("")).await {
+        for path in &paths {
+            session.send(&Request::Remove { path });
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What must hold after every action, and at the end.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use litestream::compaction::{Fault, Manifest, findings};
+use litestream::replica::FileInfo;
+use litestream::restore::{self, Request, Target};
+use litestream::types::{Level, Timestamp, Txid};
+
+use super::book::Broken;
+use super::sim::Sim;
+use super::site::{Site, Stored, parse};
+use crate::disk::{Class, Proc, Who};
+use crate::fs::world;
+use crate::oracle::{digest_of, page_hash};
+use crate::rng::Rng;
+
+const OUT: &str = "/restore/out";
+
+/// What a restore gave.
+struct Restored {
+    txid: u64,
+    timestamp: Timestamp,
+    digest: u64,
+}
+
+impl Sim {
+    /// Everything stored is right, the newest state can be restored, and it is not older than the last one that
+    /// was acknowledged or is reported.
+    pub(super) fn check(&self) {
+        if self.is_stopped() || self.disk.lock().off {
+            return;
+        }
+        let broken = self.disk.lock().oracle.broken.take();
+        if let Some(broken) = broken {
+            return self.violate("I6 harmless", broken);
+        }
+        let positions = self.positions();
+        for (n, site) in self.sites.iter().enumerate() {
+            if let Err(broken) = self.check_site(n, site, positions.get(n).copied().flatten()) {
+                return self.broken(broken);
+            }
+        }
+    }
+
+    fn check_site(&self, n: usize, site: &Site, reported: Option<u64>) -> Result<(), Broken> {
+        let stored = site.take_stored();
+        let contents = site.contents(&self.disk);
+        let inner = self.disk.lock();
+        let mut book = self.book.borrow_mut();
+        for (key, bytes, created) in &stored {
+            let Some((level, txids)) = parse(key) else {
+                return Err(("I8 tidy", format!("{key} was stored")));
+            };
+            if level == Level::SNAPSHOT && self.first_snapshot[n].get().is_none() {
+                self.first_snapshot[n].set(Some(*created));
+            }
+            book.learn(&inner, key, txids, bytes)?;
+        }
+        for Stored { key, version, file, bytes } in &contents {
+            book.learn_once(&inner, (&format!("{n}/{key}"), *version), file.txids, bytes)?;
+        }
+        let acked = self.acked[n].get();
+        let files: Vec<FileInfo> = contents.iter().map(|stored| stored.file).collect();
+        let plan = restore::plan(&files, Target::Latest);
+        let reached = match plan {
+            Ok(plan) => plan.last().map_or(0, |file| file.txids.max().get()),
+            Err(err) if acked == 0 && reported.is_none() => {
+                if files.is_empty() {
+                    return Ok(());
+                }
+                return Err(("I9 retention", format!("site {n} has files, but nothing to restore: {err}")));
+            }
+            Err(err) => return Err(("I2 ack", format!("site {n} cannot be restored: {err}"))),
+        };
+        if reported.is_some_and(|reported| reached < reported) {
+            return Err(("I12 truthful", format!("site {n} is said to hold {reported:?}, but holds {reached}")));
+        }
+        let digest = book.digest(reached).ok_or_else(|| ("I1 prefix", format!("nobody knows TXID {reached}")))?;
+        match inner.oracle.find(digest) {
+            None => Err(("I1 prefix", format!("site {n} leads to a state that never was"))),
+            Some(state) if state < acked => {
+                Err(("I2 ack", format!("site {n} leads to state {state}, but {acked} was acknowledged")))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Restores, and compares with what the TXID is known to be.
+    async fn restore(
+        &self,
+        n: usize,
+        honest: bool,
+        target: Target,
+    ) -> Result<litestream::error::Result<Restored>, Broken> {
+        let site = &self.sites[n];
+        let harness = Who { proc: Proc::Harness, life: 0 };
+        let replica = if honest { site.honest_replica(&self.disk) } else { site.replica(&self.disk, harness, 1) };
+        let request = Request { target, ..Request::new(OUT) };
+        let world = world(&self.disk, harness, 1);
+        let done = restore::run(&world, &replica, &request, Arc::new(|_, _| Ok(()))).await;
+        self.outcome.borrow_mut().restores += 1;
+        let bytes = self.take_output();
+        let report = match done {
+            Ok(report) => report,
+            Err(err) => {
+                self.say(|| format!("  restore of {target:?} failed: {err}"));
+                self.outcome.borrow_mut().failed_restores += 1;
+                if bytes.is_some() {
+                    return Err(("I5 loud", format!("a restore that failed left an output: {err}")));
+                }
+                return Ok(Err(err));
+            }
+        };
+        let bytes = bytes.ok_or_else(|| ("I5 loud", "a restore that succeeded left nothing".to_owned()))?;
+        let hashes: Vec<u64> =
+            bytes.chunks(report.page_size.len()).enumerate().map(|(n, page)| page_hash(n + 1, page)).collect();
+        let digest = digest_of(hashes.into_iter());
+        let txid = report.txid.map_or(0, Txid::get);
+        let known = self.book.borrow().digest(txid);
+        self.say(|| format!("  restored {target:?}: TXID {txid} of {}", report.timestamp));
+        if self.disk.lock().oracle.find(digest).is_none() {
+            return Err(("I1 prefix", format!("a restore of {target:?} gave a state that never was")));
+        }
+        if known.is_some_and(|known| known != digest) {
+            return Err(("I4 exact", format!("a restore of {target:?} gave another state than TXID {txid} is")));
+        }
+        Ok(Ok(Restored { txid, timestamp: report.timestamp, digest }))
+    }
+
+    /// The restored file, which is removed.
+    fn take_output(&self) -> Option<Vec<u8>> {
+        let mut inner = self.disk.lock();
+        let ino = inner.file_at(Path::new(OUT))?;
+        let bytes = std::mem::take(&mut inner.files[ino].data);
+        inner.forget_file(Path::new(OUT));
+        Some(bytes)
+    }
+
+    /// A restore to a random point of a random target, with and without faults.
+    pub(super) async fn restore_somewhere(&self, rng: &mut Rng) {
+        let n = rng.index(self.sites.len());
+        let honest = rng.permille(600);
+        let now = self.disk.wall();
+        let retention = self.swarm.snapshot_retention * 1000;
+        let back = i64::try_from(rng.below(retention + 1)).unwrap_or(0);
+        let target = match rng.below(3) {
+            0 => Target::Latest,
+            1 => {
+                let known = self.book.borrow().txids();
+                let Some(txid) = (!known.is_empty()).then(|| rng.pick(&known)).and_then(Txid::new) else { return };
+                Target::Txid(txid)
+            }
+            _ => Target::Before(Timestamp::from_millis(now.millis() - back)),
+        };
+        let contents = self.sites[n].contents(&self.disk);
+        let acked = self.acked[n].get();
+        let restored = match self.restore(n, honest, target).await {
+            Ok(restored) => restored,
+            Err(broken) => return self.broken(broken),
+        };
+        if !honest {
+            return;
+        }
+        let verdict = match (target, restored) {
+            (Target::Latest, Ok(restored)) => {
+                let state = self.disk.lock().oracle.find(restored.digest).unwrap_or(0);
+                (state < acked).then(|| ("I2 ack", format!("a restore gave state {state}, {acked} was acknowledged")))
+            }
+            (Target::Latest, Err(err)) => (acked > 0).then(|| ("I2 ack", format!("a restore failed: {err}"))),
+            (Target::Txid(txid), Ok(restored)) => (restored.txid != txid.get())
+                .then(|| ("I4 exact", format!("a restore of TXID {txid} gave {}", restored.txid))),
+            (Target::Txid(_), Err(_)) => None,
+            (Target::Before(time), restored) => self.check_time(n, time, restored, &contents),
+        };
+        if let Some(broken) = verdict {
+            self.broken(broken);
+        }
+    }
+
+    /// Every moment of the window can be restored, up to the last compacted file before it at least.
+    fn check_time(
+        &self,
+        n: usize,
+        time: Timestamp,
+        restored: litestream::error::Result<Restored>,
+        contents: &[Stored],
+    ) -> Option<Broken> {
+        self.outcome.borrow_mut().points += 1;
+        if let Ok(restored) = &restored
+            && restored.timestamp >= time
+        {
+            return Some(("I4 exact", format!("a restore of {time} gave the state of {}", restored.timestamp)));
+        }
+        if self.clock_was_set.get() {
+            return None;
+        }
+        let coarse = contents.iter().filter(|stored| stored.file.level != Level::L0 && stored.file.created < time);
+        let bound = coarse.map(|stored| stored.file.txids.max().get()).max().unwrap_or(0);
+        let begun = self.first_snapshot[n].get().is_some_and(|first| first < time);
+        match restored {
+            Err(err) if begun => Some(("I9 retention", format!("nothing can be restored for {time}: {err}"))),
+            Err(_) => None,
+            Ok(restored) if restored.txid < bound => {
+                Some(("I9 retention", format!("a restore of {time} gave {}, but {bound} is older", restored.txid)))
+            }
+            Ok(_) => None,
+        }
+    }
+
+    /// A restore gives the present state.
+    pub(super) async fn exactly_now(&self, when: &str) {
+        self.check();
+        for n in 0..self.sites.len() {
+            if self.is_stopped() {
+                return;
+            }
+            let now = {
+                let inner = self.disk.lock();
+                inner.oracle.digest_at(inner.oracle.now())
+            };
+            match self.restore(n, true, Target::Latest).await {
+                Err(broken) => self.broken(broken),
+                Ok(Err(err)) => self.violate("I7 live", format!("{when}: site {n} cannot be restored: {err}")),
+                Ok(Ok(restored)) if restored.digest != now => {
+                    self.violate("I7 live", format!("{when}: site {n} does not give the present state"));
+                }
+                Ok(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Nothing is left over, and levels have no gaps but those a higher level leads across.
+    pub(super) fn tidy(&self) {
+        if self.is_stopped() {
+            return;
+        }
+        let left = {
+            let inner = self.disk.lock();
+            let temp = |path: &&std::path::PathBuf| Class::of(path) == Class::Temp;
+            inner.walk().iter().find(temp).cloned()
+        };
+        if let Some(left) = left {
+            let old = self.disk.elapsed_us() > 3_700_000_000;
+            // A replica may have several writers: what one of them left is removed once it is old.
+            if !left.starts_with("/backup") || old {
+                return self.violate("I8 tidy", format!("{} is left over", left.display()));
+            }
+        }
+        for (n, site) in self.sites.iter().enumerate() {
+            let contents = site.contents(&self.disk);
+            let manifest = Manifest::new(contents.iter().map(|stored| stored.file));
+            for level in Level::all().filter(|level| *level != Level::SNAPSHOT) {
+                let gap = findings(manifest.level(level)).find(|finding| finding.fault == Fault::Gap);
+                let Some(gap) = gap else { continue };
+                let (from, to) = (gap.prev.txids.max(), gap.next.txids.min());
+                let bridged = manifest
+                    .iter()
+                    .any(|file| file.level > level && file.txids.min() <= from.next() && file.txids.max().next() >= to);
+                if !bridged {
+                    return self
+                        .violate("I8 tidy", format!("site {n}: level {level} has nothing between {from} and {to}"));
+                }
+            }
+        }
+    }
+}

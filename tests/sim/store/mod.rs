@@ -1,0 +1,16 @@
+//! The whole program in the simulation: `replicate` with its tasks, stores that behave badly, restores.
+
+mod book;
+mod bucket;
+mod checks;
+mod daemon;
+mod gate;
+mod manners;
+mod sim;
+mod site;
+mod sqlite;
+mod steps;
+mod swarm;
+
+pub(crate) use gate::gate;
+pub(crate) use steps::perhaps_leave;
