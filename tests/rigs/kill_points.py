@@ -9,7 +9,7 @@ first     `replicate -once` on a database seen for the first time
 daemon    a running daemon with low checkpoint thresholds, writes, and checkpoints by the application
 restore   restore to a new path
 force     restore -force over an existing database
-resume    restore of 45 MB that does not compress, now to a new path and now with -force, killed up to three times in a row:
+resume    restore of 72 MB that does not compress, now to a new path and now with -force, killed up to three times in a row:
           each goes on from where the last one was
 
 After a kill of the replicator: the replica as it was left must restore to some exact earlier state or fail cleanly; then the
@@ -259,7 +259,7 @@ class Resuming:
         source = common.Db(db)
         source.execute("CREATE TABLE ballast (x BLOB)")
         for _ in range(40):
-            source.execute("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 280) INSERT INTO ballast SELECT randomblob(4000) FROM c")
+            source.execute("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 450) INSERT INTO ballast SELECT randomblob(4000) FROM c")
             chain.step(source, 1)
         for _ in range(3):
             result = rig.bin.once(db, self.base / "replica")

@@ -73,9 +73,9 @@ fn write_batches(
 /// Where full batches go to, and empty ones come from.
 pub(super) struct Batches<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
-    out: &'scope dyn File,
+    out: &'env dyn File,
     /// Until the first batch is full.
-    ledger: Option<&'scope mut dyn Ledger>,
+    ledger: Option<&'env mut (dyn Ledger + 'env)>,
     /// Since then.
     writer: Option<Writer<'scope>>,
 }
@@ -94,8 +94,8 @@ struct Writer<'scope> {
 impl<'scope, 'env> Batches<'scope, 'env> {
     pub(super) fn new(
         scope: &'scope Scope<'scope, 'env>,
-        out: &'scope dyn File,
-        ledger: Option<&'scope mut dyn Ledger>,
+        out: &'env dyn File,
+        ledger: Option<&'env mut (dyn Ledger + 'env)>,
     ) -> Self {
         Self { scope, out, ledger, writer: None }
     }

@@ -114,6 +114,8 @@ pub(super) fn apply<R: Read>(
     ledger: Option<&mut dyn Ledger>,
     out: &dyn File,
 ) -> Result<(Applied, PageMap), Broken> {
+    // Both for as long as the threads live, and no longer.
+    let ledger = ledger.map(|ledger| ledger as &mut dyn Ledger);
     let (applied, map) = std::thread::scope(|scope| {
         let pace = ledger.as_ref().map(|_| Pace::default());
         let mut decoding = Decoding::new(Batches::new(scope, out, ledger), listed, pace);
