@@ -28,7 +28,8 @@ pub(super) fn objects(abs: &AbsClient, dir: Key, after: Option<Key>) -> BoxStrea
         .boxed()
 }
 
-/// "Directories" directly below `dir`, or below the root, from a listing of all that lies below: the SDK lists no other way.
+/// "Directories" directly below `dir`, or below the root, from a listing of all that lies below: the SDK lists no
+/// other way.
 pub(super) fn dirs(abs: &AbsClient, dir: Option<Key>) -> BoxStream<'_, Result<Key>> {
     let root = below(abs, dir.as_ref());
     let mut last = String::new();
