@@ -20,6 +20,16 @@ impl Crc {
         self.0.update(bytes);
     }
 
+    /// One that goes on from [`Crc::state`].
+    pub(super) fn from_state(state: u64) -> Self {
+        Self(Digest::new_with_init_state(CrcAlgorithm::Crc64GoIso, state))
+    }
+
+    /// All that it knows of the bytes so far.
+    pub(super) fn state(&self) -> u64 {
+        self.0.get_state()
+    }
+
     /// The value so far, in its stored form.
     pub(super) fn checksum(&self) -> Checksum {
         Checksum::of_crc(self.0.finalize())
@@ -53,5 +63,14 @@ mod tests {
         crc.update(b"1234");
         crc.update(b"56789");
         assert_eq!(crc.checksum().bits(), 0xb909_56c7_75a4_1001);
+    }
+
+    #[test]
+    fn a_running_crc_goes_on_from_its_state() {
+        let mut crc = Crc::new();
+        crc.update(b"1234");
+        let mut other = Crc::from_state(crc.state());
+        other.update(b"56789");
+        assert_eq!(other.checksum().bits(), 0xb909_56c7_75a4_1001);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::io::Read;
 
+use serde::{Deserialize, Serialize};
+
 use super::checksum::{Crc, page_checksum};
 use super::header::{Header, Trailer, check_post_apply};
 use super::index::{IndexSum, SIZE_SIZE};
@@ -49,7 +51,66 @@ enum Stage {
     },
 }
 
+/// Where a [`Decoder`] stands between two pages: all it takes to go on in another process, from the rest
+/// of the file. It is what was verified so far and nothing of the pages, so it must be kept as safely as
+/// they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Midway {
+    /// The header, in hexadecimal digits.
+    header: String,
+    /// Bytes read.
+    offset: u64,
+    /// Number of the last page.
+    last: u32,
+    pages: u64,
+    /// State of the file checksum.
+    crc: u64,
+    /// Length of the index so far, and state of its checksum.
+    index: (u64, u64),
+    rolling: Option<u64>,
+}
+
+impl Midway {
+    /// Bytes of the file that were read: where its rest begins.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
 impl<R: Read> Decoder<R> {
+    /// Goes on where another decoder of the same file stood. `rest` begins at [`Midway::offset`].
+    ///
+    /// # Errors
+    /// `Corrupt` for what no decoder has said.
+    pub(crate) fn resume(rest: R, from: &Midway) -> Result<Self> {
+        let header = Header::from_hex(&from.header)?;
+        Ok(Self {
+            source: Source::at_offset(rest, from.offset),
+            header,
+            stage: Stage::Pages,
+            order: PageOrder::behind(&header, Pgno::new(from.last)),
+            crc: Crc::from_state(from.crc),
+            index: IndexSum::from_state(from.index),
+            rolling: from.rolling.map(Checksum::from_bits),
+            pages: from.pages,
+            block: None,
+            trailer: None,
+        })
+    }
+
+    /// Where it stands; `None` once the last page was read, or after an error.
+    pub(crate) fn midway(&mut self) -> Option<Midway> {
+        (self.stage == Stage::Pages).then(|| Midway {
+            header: self.header.to_hex(),
+            offset: self.source.offset(),
+            last: self.order.last().map_or(0, Pgno::get),
+            pages: self.pages,
+            crc: self.crc.state(),
+            index: self.index.state(),
+            rolling: self.rolling.map(Checksum::bits),
+        })
+    }
+
     /// Reads and validates the header.
     ///
     /// # Errors
@@ -269,6 +330,48 @@ mod tests {
         let again = decoder.next_page(&mut out).unwrap_err();
         assert_eq!(again.to_string(), "ltx file was given up after an error");
         assert_eq!(decoder.trailer(), None);
+    }
+
+    #[test]
+    fn another_decoder_goes_on_between_any_two_pages_and_notices_all_the_same() {
+        let pages: Vec<_> = (1..=9).map(|n| (n, n as u8)).collect();
+        // A snapshot with checksums tracked, and one of a file that is none.
+        let tracked = crate::ltx::Header { no_checksum: false, ..header(1, 1, 9) };
+        let mut sum = Checksum::of_crc(0);
+        for (pgno, fill) in &pages {
+            sum = sum.roll(page_checksum(Pgno::new(*pgno).unwrap(), &page(*fill)));
+        }
+        let mut encoder = super::super::Encoder::new(Vec::new(), tracked).unwrap();
+        for (pgno, fill) in &pages {
+            encoder.page(Pgno::new(*pgno).unwrap(), &page(*fill)).unwrap();
+        }
+        for bytes in [encoder.finish(sum).unwrap().0, file(header(2, 2, 9), &pages)] {
+            for stop in 0..=pages.len() {
+                let mut first = Decoder::new(bytes.as_slice()).unwrap();
+                let mut out = page(0);
+                for _ in 0..stop {
+                    first.next_page(&mut out).unwrap();
+                }
+                let text = serde_json::to_string(&first.midway().unwrap()).unwrap();
+                let midway: Midway = serde_json::from_str(&text).unwrap();
+                let rest = &bytes[midway.offset() as usize..];
+                let mut second = Decoder::resume(rest, &midway).unwrap();
+                let mut found = stop;
+                while let Some(pgno) = second.next_page(&mut out).unwrap() {
+                    found += 1;
+                    assert_eq!((pgno.get() as usize, &out), (found, &page(found as u8)));
+                }
+                assert_eq!((found, second.midway()), (pages.len(), None));
+
+                let mut damaged = rest.to_vec();
+                let last = damaged.len() - 1;
+                damaged[last] ^= 1;
+                let mut third = Decoder::resume(damaged.as_slice(), &midway).unwrap();
+                let mut read = || third.next_page(&mut out);
+                let end = std::iter::from_fn(|| read().transpose()).find_map(Result::err);
+                assert!(end.unwrap().to_string().contains("file checksum mismatch"));
+            }
+        }
     }
 
     #[test]

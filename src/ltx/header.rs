@@ -100,6 +100,27 @@ impl Header {
         Ok(Self { no_checksum, page_size, commit, txids, timestamp, pre_apply, wal, node_id })
     }
 
+    /// [`Header::encode`] in hexadecimal digits.
+    pub(crate) fn to_hex(self) -> String {
+        self.encode().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The other way round.
+    ///
+    /// # Errors
+    /// `Corrupt`, as [`Header::decode`], and for anything but digits of a whole header.
+    pub(crate) fn from_hex(digits: &str) -> Result<Self> {
+        let bad = || Error::corrupt("not a header in hexadecimal digits");
+        let mut bytes = [0; Self::SIZE];
+        if digits.len() != 2 * bytes.len() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(bad());
+        }
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).map_err(|_| bad())?;
+        }
+        Self::decode(&bytes)
+    }
+
     /// Checks that a file with this header is what its name says.
     ///
     /// # Errors

@@ -142,6 +142,17 @@ impl IndexSum {
         Self { crc: Crc::new(), len: 0, pending: Vec::new() }
     }
 
+    /// One that goes on from [`IndexSum::state`].
+    pub(super) fn from_state((len, crc): (u64, u64)) -> Self {
+        Self { crc: Crc::from_state(crc), len, pending: Vec::new() }
+    }
+
+    /// Length and state of the CRC.
+    pub(super) fn state(&mut self) -> (u64, u64) {
+        self.flush();
+        (self.len, self.crc.state())
+    }
+
     pub(super) fn push(&mut self, pgno: Pgno, offset: u64, size: u64) {
         self.pending.extend_from_slice(Entry::new(pgno, offset, size).as_bytes());
         if self.pending.len() >= Self::BATCH {

@@ -24,6 +24,16 @@ impl PageOrder {
         }
     }
 
+    /// The same after `last` was accepted.
+    pub(super) fn behind(header: &Header, last: Option<Pgno>) -> Self {
+        Self { last, ..Self::new(header) }
+    }
+
+    /// The last page accepted.
+    pub(super) fn last(&self) -> Option<Pgno> {
+        self.last
+    }
+
     /// Lets `pgno` be the next page.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use super::stats::RequestStats;
@@ -152,12 +153,25 @@ pub trait ReplicaClient: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// "Directories" directly below the root, as [`Self::list_dirs`].
+    fn list_root_dirs(&self) -> Option<BoxStream<'_, Result<Key>>> {
+        None
+    }
+
     /// The bytes of an object, or those of `range` that exist: a range is cut at the object's end
     /// and may come out empty. `offset..u64::MAX` reads to the end.
     ///
     /// # Errors
     /// `NotFound` when there is no such object.
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream>;
+
+    /// All bytes of some small objects, given with their sizes: for a store where the way there and back
+    /// takes longer than reading one. `None` in place of an object that cannot be had like that, whatever the
+    /// reason: [`Self::get`] will tell. `None` altogether where nothing is gained.
+    fn get_small(&self, objects: &[(Key, usize)]) -> Option<BoxFuture<'static, Vec<Option<Bytes>>>> {
+        let _ = objects;
+        None
+    }
 
     /// Creates or replaces an object, all of it or nothing.
     ///

@@ -10,6 +10,7 @@ mod build;
 mod client;
 pub mod faulty;
 pub mod file;
+mod find;
 #[cfg(any(feature = "sftp", feature = "webdav"))]
 mod from_header;
 #[cfg(feature = "gs")]
@@ -45,6 +46,7 @@ pub mod webdav;
 pub(crate) use bridge::{FedReader, bridge};
 pub use build::build;
 pub use client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
+pub use find::find_replicas;
 pub use layout::Layout;
 pub use replica::{FileInfo, Replica};
 pub use stats::{Operation, Request, RequestStats};

@@ -12,10 +12,10 @@ use crate::error::{Error, ErrorKind, Result};
 /// not earn new ones, or a store that cuts every stream would be asked without end.
 const WAITS: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_millis(1000)];
 
-/// The object `key`, opened on the first poll and reopened at the current offset after a read error
+/// The object `key` from `offset` on, opened on the first poll and reopened at the current offset after a read error
 /// or an end before `size` bytes. `what` names the file in the error that gives up.
-pub(crate) fn resumable(client: Arc<dyn ReplicaClient>, key: Key, size: u64, what: String) -> ByteStream {
-    let reader = Reader { client, key, size, what, offset: 0, reopens: 0, stream: None };
+pub(crate) fn resumable(client: Arc<dyn ReplicaClient>, key: Key, offset: u64, size: u64, what: String) -> ByteStream {
+    let reader = Reader { client, key, size, what, offset, reopens: 0, stream: None };
     stream::try_unfold(reader, |mut reader| async move {
         let chunk = reader.next().await?;
         Ok(chunk.map(|chunk| (chunk, reader)))
@@ -110,7 +110,7 @@ mod tests {
     }
 
     async fn read(client: &Arc<Faulty>, key: &Key) -> Result<Vec<u8>> {
-        let stream = resumable(client.clone(), key.clone(), BODY.len() as u64, "level=0".to_owned());
+        let stream = resumable(client.clone(), key.clone(), 0, BODY.len() as u64, "level=0".to_owned());
         stream
             .try_fold(Vec::new(), |mut all, chunk| async move {
                 all.extend_from_slice(&chunk);

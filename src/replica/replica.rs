@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use futures::future::try_join_all;
+use bytes::Bytes;
+use futures::future::{BoxFuture, try_join_all};
 use futures::stream::TryStreamExt;
 
 use super::client::{ByteStream, Key, PutOptions, ReplicaClient, Stamps};
@@ -111,16 +112,35 @@ impl Replica {
     /// # Errors
     /// None for a file that was listed; those of reading come from the stream.
     pub fn get_resumable(&self, file: &FileInfo) -> Result<ByteStream> {
+        self.get_resumable_from(file, 0)
+    }
+
+    /// As [`Self::get_resumable`], from a byte offset on.
+    ///
+    /// # Errors
+    /// As [`Self::get_resumable`].
+    pub fn get_resumable_from(&self, file: &FileInfo, offset: u64) -> Result<ByteStream> {
         let key = self.layout.file(file.level, file.txids)?;
         let what = format!("level={}, min={}, max={}", file.level, file.txids.min(), file.txids.max());
-        Ok(reader::resumable(self.client.clone(), key, file.size, what))
+        Ok(reader::resumable(self.client.clone(), key, offset, file.size, what))
+    }
+
+    /// Bytes of some small listed files at once; see [`ReplicaClient::get_small`].
+    #[must_use]
+    pub fn get_small(&self, files: &[FileInfo]) -> Option<BoxFuture<'static, Vec<Option<Bytes>>>> {
+        let object = |file: &FileInfo| {
+            let key = self.layout.file(file.level, file.txids).ok()?;
+            Some((key, usize::try_from(file.size).ok()?))
+        };
+        let objects: Option<Vec<_>> = files.iter().map(object).collect();
+        self.client.get_small(&objects?)
     }
 
     /// All bytes of any object of `size` bytes, opened on first use and continued after dropped
     /// connections. `what` names it in errors.
     #[must_use]
     pub fn get_object(&self, key: &Key, size: u64, what: String) -> ByteStream {
-        reader::resumable(self.client.clone(), key.clone(), size, what)
+        reader::resumable(self.client.clone(), key.clone(), 0, size, what)
     }
 
     /// Writes a file, replacing one of the same name.

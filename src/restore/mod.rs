@@ -11,6 +11,7 @@ mod fetch;
 mod follow;
 mod output;
 mod pages;
+mod partial;
 mod plan;
 mod progress;
 mod run;

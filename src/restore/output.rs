@@ -8,7 +8,7 @@
 //! 2. The database is built as `<output>.<16 hex digits>.tmp`, created exclusively, links not
 //!    followed; verified there; synced. Until then nothing at the destination has been touched. The
 //!    name is unique: two restores to one place cannot publish each other's half of a file.
-//!    What a crash left under such a name is removed once it is old.
+//!    What a crash left under such a name is continued or removed (`partial`).
 //! 3. With `-force`: old sidecars are renamed to `<sidecar>.before-restore`, and the directory is
 //!    synced, so that no power cut can bring them back beside the new file.
 //! 4. The temporary file is renamed to `<output>`; the directory is synced.
@@ -20,18 +20,15 @@
 //! looks restored.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::fs::with_suffix;
-use crate::sys::{FileKind, FileStat, Fs, OwnerMode, Publisher, World, fault_point, target_of_temp, unique_temp_path};
+use crate::sys::{FileKind, FileStat, Fs, OwnerMode, Publisher, fault_point};
 
 /// What SQLite keeps beside a database.
 const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// Suffix of old sidecars between steps 3 and 5.
 const ASIDE: &str = ".before-restore";
-/// A temporary database this old belongs to a restore that died: living ones keep writing.
-const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// What may be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -89,40 +86,24 @@ impl Destination {
         Ok(existing)
     }
 
-    /// Creates the directory and the temporary file. A database that is replaced hands on its
-    /// mode and owner: what was private stays so.
-    pub(crate) fn create<'a>(&self, world: &'a World) -> Result<Publisher<'a>> {
-        let fs = world.fs.as_ref();
+    /// Creates the directory. Returns mode and owner for the new database: one that is replaced hands on
+    /// its own, so that what was private stays so.
+    pub(crate) fn prepare(&self, fs: &dyn Fs) -> Result<OwnerMode> {
         let existing = self.check(fs)?;
         if let Some(dir) = self.path.parent() {
             fs.create_dir_all(dir, OwnerMode::PRIVATE_DIR)?;
         }
-        self.sweep(world);
         // Set-user-ID bits have no meaning on a database, and must not reach a new file's content.
-        let mode = existing.map_or(OwnerMode::DEFAULT_FILE, |stat| OwnerMode {
+        Ok(existing.map_or(OwnerMode::DEFAULT_FILE, |stat| OwnerMode {
             mode: stat.owner_mode.mode & 0o777,
             ..stat.owner_mode
-        });
-        let temp = unique_temp_path(world.random.as_ref(), &self.path);
-        Publisher::create_as(fs, temp, &self.path, mode)
+        }))
     }
 
-    /// Removes what crashed restores to this place left. Best effort.
-    fn sweep(&self, world: &World) {
-        let (fs, before) = (world.fs.as_ref(), world.clock.now().minus(STALE_AFTER));
-        let (Some(dir), Some(name)) = (self.path.parent(), self.path.file_name().and_then(|name| name.to_str())) else {
-            return;
-        };
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        for entry in fs.list(dir).unwrap_or_default() {
-            let path = dir.join(&entry.name);
-            if entry.kind == FileKind::File
-                && target_of_temp(&entry.name) == Some(name)
-                && fs.stat(&path).is_ok_and(|stat| stat.modified < before)
-            {
-                let _ = fs.remove_file(&path).and_then(|()| remove_sidecars(fs, &path));
-            }
-        }
+    /// Creates the temporary file.
+    pub(crate) fn create<'a>(&self, fs: &'a dyn Fs, temp: PathBuf) -> Result<Publisher<'a>> {
+        let owner_mode = self.prepare(fs)?;
+        Publisher::create_as(fs, temp, &self.path, owner_mode)
     }
 
     /// Steps 2 (sync) to 5.

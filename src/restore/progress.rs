@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Progress {
     total: AtomicU64,
     done: AtomicU64,
+    resumed: AtomicU64,
 }
 
 impl Progress {
@@ -16,14 +17,21 @@ impl Progress {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Bytes of them that were read.
+    /// Bytes of them that an interrupted restore had read before.
+    #[must_use]
+    pub fn resumed(&self) -> u64 {
+        self.resumed.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of them that were read, those included.
     #[must_use]
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
 
-    pub(super) fn begin(&self, total: u64) {
-        self.done.store(0, Ordering::Relaxed);
+    pub(super) fn begin(&self, total: u64, resumed: u64) {
+        self.done.store(resumed, Ordering::Relaxed);
+        self.resumed.store(resumed, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);
     }
 

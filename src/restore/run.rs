@@ -5,17 +5,19 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use futures::future::{Either, select};
+use tracing::warn;
 
-use super::apply::{Broken, apply};
-use super::fetch::{Waiting, fetch};
+use super::apply::{Broken, Ledger, Start, apply};
+use super::fetch::{LtxFiles, Origin, Waiting, fetch};
 use super::follow::{self, StateFiles};
 use super::output::{Destination, Overwrite, remove_sidecars};
+use super::partial::{self, Left, Record};
 use super::plan::{Target, check_sizes};
 use super::progress::Progress;
 use super::survey::{Plan, Survey, survey};
-use crate::error::{ErrorKind, Result};
-use crate::replica::{ByteStream, FileInfo, Replica};
-use crate::sys::{File, World, blocking};
+use crate::error::{Error, ErrorKind, Result};
+use crate::replica::{FileInfo, Replica};
+use crate::sys::{File, Publisher, World, blocking, unique_temp_path};
 use crate::types::{IntegrityCheck, Level, PageSize, Timestamp, Txid};
 use crate::v3;
 
@@ -27,6 +29,14 @@ fn suggested(files: usize, bytes: u64) -> usize {
     const SMALL: u64 = 128 * 1024;
     let average = bytes / u64::try_from(files.max(1)).unwrap_or(1);
     if average < SMALL { 32 } else { 8 }
+}
+
+/// What there is to do after an error that may pass.
+const GOES_ON: &str = "what was restored so far is kept: the same command goes on from there";
+
+/// Whether what was built until then is worth keeping. A full disk needs the room.
+fn may_be_continued(err: &Error) -> bool {
+    matches!(err.kind(), ErrorKind::Unavailable | ErrorKind::Cancelled)
 }
 
 /// How often a plan is made anew because a file of it is gone.
@@ -86,6 +96,8 @@ pub struct Report {
     pub pages: u32,
     /// Size of the database in bytes.
     pub bytes: u64,
+    /// Bytes of the plan that an interrupted restore had read before; they were not read again.
+    pub resumed: u64,
 }
 
 /// Lists the replica and plans, without touching anything.
@@ -113,7 +125,7 @@ fn warn_of_hidden(survey: &Survey, plan: &Plan) {
         file.level == Level::L0 && file.txids.max() < last.txids.max() && ahead > HIDDEN_AHEAD_MILLIS
     });
     if let Some(hidden) = hidden {
-        tracing::warn!(
+        warn!(
             file = %hidden,
             created = %hidden.created,
             restored_txid = %last.txids.max(),
@@ -180,23 +192,25 @@ pub(super) async fn run_plan(
 ) -> Result<Report, Broken> {
     let work = Work { world, request, check, followed };
     let (_, listed) = plan.size();
-    request.progress.begin(listed);
-    let built = match &plan {
+    let (built, resumed) = match &plan {
         Plan::Ltx(files) => {
             check_sizes(files)?;
-            let newest_first = files.iter().rev().copied().collect();
-            let open = |file: &FileInfo| replica.get_resumable(file);
-            work.run(newest_first, open, move |files, out| Built::from_ltx(files, listed, out)).await
+            work.run_ltx(replica, files.iter().rev().copied().collect(), listed).await?
         }
         Plan::V3(backup) => {
-            let open = |piece: &v3::Piece| Ok(replica.get_object(piece.key(), piece.size(), piece.key().to_string()));
-            let time = backup.time();
-            work.run(backup.pieces().collect(), open, move |pieces, out| Built::from_v3(pieces, time, out)).await
+            // Removes what was left of a restore of something else.
+            work.look(Vec::new(), 0).await?;
+            request.progress.begin(listed, 0);
+            let (time, site) = (backup.time(), Site::default());
+            let build = move |pieces: Waiting<_>, _, _: Option<&mut dyn Ledger>, out: &dyn File| {
+                Built::from_v3(pieces, time, out)
+            };
+            (work.run(backup.pieces().collect(), replica.clone(), site, build).await?, 0)
         }
-    }?;
+    };
     let bytes = u64::from(built.pages) * u64::from(built.page_size.get());
     let Built { txid, timestamp, page_size, pages } = built;
-    Ok(Report { plan, txid, timestamp, page_size, pages, bytes })
+    Ok(Report { plan, txid, timestamp, page_size, pages, bytes, resumed })
 }
 
 /// What is in the temporary file.
@@ -208,8 +222,14 @@ struct Built {
 }
 
 impl Built {
-    fn from_ltx(files: Waiting<FileInfo>, listed: u64, out: &dyn File) -> Result<Self, Broken> {
-        let (applied, _) = apply(files, listed, None, out)?;
+    fn from_ltx(
+        files: Waiting<FileInfo>,
+        listed: u64,
+        start: Start,
+        ledger: Option<&mut dyn Ledger>,
+        out: &dyn File,
+    ) -> Result<Self, Broken> {
+        let (applied, _) = apply(files, listed, start, ledger, out)?;
         Ok(Self {
             txid: Some(applied.txid),
             timestamp: applied.timestamp,
@@ -224,6 +244,15 @@ impl Built {
     }
 }
 
+/// Where to build.
+#[derive(Debug, Default)]
+struct Site {
+    /// In the file of an interrupted restore, instead of a new one.
+    left: Option<Left>,
+    /// The files that a new one is to keep a record of, from the newest, and their bytes.
+    recorded: Option<(Vec<FileInfo>, u64)>,
+}
+
 struct Work<'a> {
     world: &'a World,
     request: &'a Request,
@@ -232,25 +261,77 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Restores LTX files, from where an interrupted restore of the same files ended.
+    async fn run_ltx(
+        &self,
+        replica: &Replica,
+        newest_first: Vec<FileInfo>,
+        listed: u64,
+    ) -> Result<(Built, u64), Broken> {
+        let left = self.look(newest_first.clone(), listed).await?;
+        let resumed = left.as_ref().map_or(0, |left| left.bytes);
+        let done = self.attempt(replica, newest_first.clone(), listed, left).await;
+        match done {
+            // The files may be damaged, or what was there before, or the two do not go together. Only what is
+            // read from the start can tell.
+            Err(broken) if resumed > 0 && broken.error.kind() == ErrorKind::Corrupt => {
+                warn!(error = %broken.error, "an interrupted restore could not be completed, starting anew");
+                Ok((self.attempt(replica, newest_first, listed, None).await?, 0))
+            }
+            done => Ok((done?, resumed)),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        replica: &Replica,
+        mut newest_first: Vec<FileInfo>,
+        listed: u64,
+        left: Option<Left>,
+    ) -> Result<Built, Broken> {
+        let (done, offset, bytes) = left.as_ref().map_or((0, 0, 0), |left| (left.done(), left.offset(), left.bytes));
+        self.request.progress.begin(listed, bytes);
+        let recorded = left.is_none().then(|| (newest_first.clone(), listed));
+        let rest = newest_first.split_off(done.min(newest_first.len()));
+        let begun = rest.first().filter(|_| offset > 0).map(|file| (*file, offset));
+        let origin = LtxFiles { replica, begun };
+        let build = move |files: Waiting<_>, start, ledger: Option<&mut dyn Ledger>, out: &dyn File| {
+            Built::from_ltx(files, listed, start, ledger, out)
+        };
+        self.run(rest, origin, Site { left, recorded }, build).await
+    }
+
+    /// Finds what an interrupted restore left, and removes what is of no use.
+    async fn look(&self, newest_first: Vec<FileInfo>, listed: u64) -> Result<Option<Left>> {
+        let (world, request) = (self.world.clone(), self.request.clone());
+        blocking(move || {
+            let destination = Destination::new(request.output.clone(), request.overwrite);
+            let existing = destination.check(world.fs.as_ref())?.map(|stat| stat.owner_mode);
+            Ok(partial::look(&world, &request.output, existing, &newest_first, listed))
+        })
+        .await
+    }
+
     /// Fetches while a blocking thread builds and publishes.
-    async fn run<T, O, B>(self, objects: Vec<T>, open: O, build: B) -> Result<Built, Broken>
+    async fn run<T, O, B>(&self, objects: Vec<T>, origin: O, site: Site, build: B) -> Result<Built, Broken>
     where
         T: Clone + Send + 'static,
-        O: Fn(&T) -> Result<ByteStream>,
-        B: FnOnce(Waiting<T>, &dyn File) -> Result<Built, Broken> + Send + 'static,
+        O: Origin<T>,
+        B: FnOnce(Waiting<T>, Start, Option<&mut dyn Ledger>, &dyn File) -> Result<Built, Broken> + Send + 'static,
     {
         let Request { output, overwrite, integrity, parallelism, progress, .. } = self.request;
         let parallelism = parallelism.unwrap_or_else(|| suggested(objects.len(), progress.total()));
-        let (feeding, waiting) = fetch(objects, parallelism, progress.clone(), open);
+        let (feeding, waiting) = fetch(objects, parallelism, progress.clone(), origin);
         let job = Job {
             world: self.world.clone(),
+            output: output.clone(),
             destination: Destination::new(output.clone(), *overwrite),
             integrity: *integrity,
-            check: self.check,
-            followed: self.followed,
+            check: Arc::clone(&self.check),
+            followed: self.followed.clone(),
         };
         // The outer error is that of the thread, the inner one tells the file at fault.
-        let job = blocking(move || Ok(job.run(move |out| build(waiting, out))));
+        let job = blocking(move || Ok(job.run(site, move |start, ledger, out| build(waiting, start, ledger, out))));
         match select(pin!(job), pin!(feeding)).await {
             Either::Left((done, _)) => done?,
             Either::Right(((), job)) => job.await?,
@@ -261,6 +342,7 @@ impl Work<'_> {
 /// The blocking half.
 struct Job {
     world: World,
+    output: PathBuf,
     destination: Destination,
     integrity: IntegrityCheck,
     check: Check,
@@ -268,10 +350,62 @@ struct Job {
 }
 
 impl Job {
-    fn run(self, build: impl FnOnce(&dyn File) -> Result<Built, Broken>) -> Result<Built, Broken> {
+    fn run(
+        &self,
+        site: Site,
+        build: impl FnOnce(Start, Option<&mut dyn Ledger>, &dyn File) -> Result<Built, Broken>,
+    ) -> Result<Built, Broken> {
         let fs = self.world.fs.as_ref();
-        let publisher = self.destination.create(&self.world)?;
-        let built = build(publisher.file())?;
+        let (publisher, mut record, start) = self.begin(site)?;
+        let ledger = record.as_mut().map(|record| record as &mut dyn Ledger);
+        let built = build(start, ledger, publisher.file()).and_then(|built| {
+            self.complete(&publisher, &built)?;
+            Ok(built)
+        });
+        let done = match built {
+            Ok(built) => self.destination.publish(fs, publisher).map(|()| built).map_err(Broken::from),
+            Err(broken) if may_be_continued(&broken.error) && record.as_ref().is_some_and(Record::is_of_use) => {
+                publisher.leave();
+                let Broken { file, error } = broken;
+                return Err(Broken { file, error: error.hint(GOES_ON) });
+            }
+            Err(broken) => {
+                drop(publisher);
+                Err(broken)
+            }
+        };
+        if let Some(record) = record {
+            // Without its file it says nothing.
+            let _ = record.remove(fs);
+        }
+        done
+    }
+
+    /// The file to write, its record, and what is in it.
+    fn begin(&self, site: Site) -> Result<(Publisher<'_>, Option<Record>, Start)> {
+        let fs = self.world.fs.as_ref();
+        if let Some(Left { temp, file, record, resumed, .. }) = site.left {
+            return Ok((Publisher::adopt(fs, temp, &self.output, file), Some(record), Start::Resumed(resumed)));
+        }
+        self.destination.prepare(fs)?;
+        let temp = unique_temp_path(self.world.random.as_ref(), &self.output);
+        let record = match site.recorded {
+            Some((files, listed)) => Record::create(fs, &temp, &files, listed)?,
+            None => None,
+        };
+        match self.destination.create(fs, temp) {
+            Ok(publisher) => Ok((publisher, record, Start::Empty)),
+            Err(err) => {
+                if let Some(record) = record {
+                    let _ = record.remove(fs);
+                }
+                Err(err)
+            }
+        }
+    }
+
+    /// What is to be done with a whole database before it can be published.
+    fn complete(&self, publisher: &Publisher<'_>, built: &Built) -> Result<()> {
         if self.followed.is_some() {
             follow::make_followable(publisher.file(), built.pages)?;
         }
@@ -281,8 +415,7 @@ impl Job {
             // without this file could never be followed again.
             state.save(txid)?;
         }
-        self.destination.publish(fs, publisher)?;
-        Ok(built)
+        Ok(())
     }
 
     /// SQLite's own check, on the temporary file. A `-wal` beside it would be taken for its own.

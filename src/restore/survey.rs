@@ -99,7 +99,7 @@ impl Survey {
             Target::Latest => None,
             Target::Before(time) => Some(time),
         };
-        let admitted = self.files.iter().filter(|file| at.is_none_or(|time| file.created < time));
+        let admitted = self.files.iter().filter(|file| target.admits(file));
         let newest_file = admitted.map(|file| file.created).max();
         let backup = self.v3.plan(at);
         match (files, backup) {

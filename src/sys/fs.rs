@@ -191,6 +191,10 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// I/O errors.
     fn remove_dir_all(&self, dir: &Path) -> Result<()>;
+    /// Whose the files are that are created here; `None` where that means nothing.
+    fn user(&self) -> Option<u32> {
+        None
+    }
     /// Makes the entries of a directory durable.
     ///
     /// # Errors

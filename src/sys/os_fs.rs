@@ -184,6 +184,10 @@ impl Fs for OsFs {
         }
     }
 
+    fn user(&self) -> Option<u32> {
+        Some(rustix::process::geteuid().as_raw())
+    }
+
     fn sync_dir(&self, dir: &Path) -> Result<()> {
         // The parent of a bare file name is "", which cannot be opened.
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };

@@ -63,6 +63,17 @@ impl<'a> Publisher<'a> {
         Ok(Self { fs, temp, target: target.to_owned(), file: Some(file) })
     }
 
+    /// Goes on with a temporary file that another process left. `file` is what `temp` names.
+    #[must_use]
+    pub fn adopt(fs: &'a dyn Fs, temp: PathBuf, target: &Path, file: Box<dyn File>) -> Self {
+        Self { fs, temp, target: target.to_owned(), file: Some(file) }
+    }
+
+    /// Leaves the temporary file, for another process to go on with.
+    pub fn leave(mut self) {
+        drop(self.file.take());
+    }
+
     /// The open temporary file.
     #[must_use]
     pub fn file(&self) -> &dyn File {

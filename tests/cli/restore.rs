@@ -95,7 +95,7 @@ fn the_summary_is_pure_json_and_log_lines_go_to_stderr() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let summary: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     let keys: Vec<&String> = summary.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["db_path", "replica", "txid", "duration_ms", "integrity_check"]);
+    assert_eq!(keys, ["db_path", "replica", "txid", "duration_ms", "integrity_check", "restored"]);
     assert_eq!(summary["txid"], "0000000000000003");
     assert_eq!(summary["integrity_check"], "full");
     assert!(ran.stderr.ends_with(" level=INFO msg=\"post-restore integrity check passed\" replica=file\n"));
@@ -220,4 +220,54 @@ fn all_databases_of_a_configuration_are_restored_below_one_directory() {
          Try: litestream restore -all -config litestream.yml -output-dir /path/to/dir\n",
     );
     scratch.run(&[&all[..], &["-f"]].concat()).refused("Error: cannot use -all with -f\n");
+}
+
+#[test]
+fn all_replicas_below_a_prefix_are_restored_under_their_names() {
+    let scratch = Scratch::new();
+    for name in ["backups/a.db", "backups/eu/b.db", "backups/eu/bad.db"] {
+        scratch.replica(name);
+    }
+    std::fs::create_dir_all(scratch.path("backups/nothing/here")).unwrap();
+    spoil(&scratch, "backups/eu/bad.db/ltx/0/0000000000000003-0000000000000003.ltx");
+    let url = format!("file://{}", scratch.path("backups").display());
+    let ran = scratch.run(&["restore", "-all", "-json", "-output-dir", "out", &url]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("Error: 1 of 3 databases were not restored:\n"), "{}", ran.stderr);
+    let lines: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let told: Vec<_> = lines.as_array().unwrap().iter().map(|l| (l["output"].clone(), l["result"].clone())).collect();
+    let expected = [("out/a.db", "restored"), ("out/eu/b.db", "restored"), ("out/eu/bad.db", "failed")];
+    assert_eq!(told, expected.map(|(output, result)| (output.into(), result.into())));
+    assert_eq!((rows(&scratch, "out/a.db"), rows(&scratch, "out/eu/b.db")), (3, 3));
+    assert!(!scratch.path("out/eu/bad.db").exists());
+
+    // A URL that is a replica itself.
+    let ran = scratch.run(&["restore", "-all", "-output-dir", "one", &format!("{url}/eu/b.db")]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(rows(&scratch, "one/b.db"), 3);
+    let none = scratch.run(&["restore", "-all", "-output-dir", "one", &format!("{url}/nothing")]);
+    assert!(none.stderr.starts_with("Error: no replicas found below file://"), "{}", none.stderr);
+    scratch.run(&["restore", "-all", "-output-dir", "one", "x.db"]).refused(
+        "Error: too many arguments: -all takes databases from the configuration, or a replica URL\n\
+         Try: litestream restore -all -output-dir /path/to/dir s3://bucket/prefix\n",
+    );
+}
+
+#[test]
+fn the_summary_tells_what_was_restored_from_what() {
+    let scratch = Scratch::new();
+    let url = scratch.replica("rep");
+    let ran = restore(&scratch, &url, &["-json"]);
+    let summary: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let restored = &summary["restored"];
+    let size = std::fs::metadata(scratch.path("out.db")).unwrap().len();
+    assert_eq!(restored["bytes"], size);
+    assert_eq!(restored["pages"].as_u64().unwrap() * restored["page_size"].as_u64().unwrap(), size);
+    assert_eq!(restored["resumed_bytes"], 0);
+    let plan: serde_json::Value =
+        serde_json::from_str(&restore(&scratch, &url, &["-dry-run", "-json"]).stdout).unwrap();
+    assert_eq!(restored["files"], plan["files"]);
+    assert_eq!(restored["timestamp"], plan["files"].as_array().unwrap().last().unwrap()["timestamp"]);
+    let sizes = plan["files"].as_array().unwrap().iter().map(|file| file["size"].as_u64().unwrap());
+    assert_eq!(restored["replica_bytes"], sizes.sum::<u64>());
 }

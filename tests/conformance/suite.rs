@@ -167,6 +167,10 @@ pub(crate) async fn directories_are_those_directly_below_the_prefix(client: Clie
     assert_eq!(dirs("g/a").await.unwrap(), ["g/a/x"]);
     assert!(dirs("absent").await.unwrap().is_empty());
     assert!(dirs("g/a/x").await.unwrap().is_empty());
+    if let Some(at_the_root) = client.list_root_dirs() {
+        let at_the_root: Vec<Key> = at_the_root.try_collect().await.unwrap();
+        assert!(at_the_root.contains(&key("g")) && at_the_root.contains(&key("h")), "{at_the_root:?}");
+    }
 }
 
 pub(crate) async fn five_thousand_objects_are_all_listed(client: Client) {

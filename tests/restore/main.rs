@@ -7,6 +7,7 @@ mod fixtures;
 mod follow;
 mod hostile;
 mod replica;
+mod resume;
 mod salvage;
 mod support;
 mod v3;

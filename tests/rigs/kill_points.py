@@ -9,10 +9,13 @@ first     `replicate -once` on a database seen for the first time
 daemon    a running daemon with low checkpoint thresholds, writes, and checkpoints by the application
 restore   restore to a new path
 force     restore -force over an existing database
+resume    restore of 72 MB that does not compress, now to a new path and now with -force, killed up to three times in a row:
+          each goes on from where the last one was
 
 After a kill of the replicator: the replica as it was left must restore to some exact earlier state or fail cleanly; then the
 program is started again, and the restore must equal the source. After a kill of a restore: the destination is
-absent, or the old file, or the complete new one; nothing else; a second restore must succeed.
+absent, or the old file, or the complete new one; nothing else; a second restore must succeed. After `resume` it must be byte for byte
+what a restore gives that was never killed, and nothing may lie beside it.
 Where a kill really hit is read from the log, so `distinct_points` counts distinct (scenario, n, system call, kind of file).
 """
 
@@ -29,7 +32,7 @@ def kind_of(path):
     """A name for a file that does not depend on TXIDs, random names or directories."""
     name = path.rsplit("/", 1)[-1]
     where = "meta " if "-litestream" in path else "replica " if "/replica" in path else ""
-    if re.fullmatch(r"(once|first|daemon|restore|force)-\d+", name):
+    if re.fullmatch(r"(once|first|daemon|restore|force|resume)-\d+", name):
         return "its directory"
     name = re.sub(r"[0-9a-f]{16}", "T", name)
     return where + re.sub(r"(\.tmp).*|[._-][0-9a-zA-Z]{6,}(\.tmp)", ".tmp", name)
@@ -243,6 +246,93 @@ class Restoring:
             raise common.Mismatch(f"the second restore holds {n}, not {self.n}")
 
 
+class Resuming:
+    name = "resume"
+    CONTINUED = "continuing an interrupted restore"
+
+    def __init__(self, rig):
+        self.rig, self.rng = rig, rig.rng
+        self.base = rig.dir / "resume-source"
+        self.base.mkdir()
+        db = self.base / "app.db"
+        chain.create(db)
+        source = common.Db(db)
+        source.execute("CREATE TABLE ballast (x BLOB)")
+        for _ in range(40):
+            source.execute("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 450) INSERT INTO ballast SELECT randomblob(4000) FROM c")
+            chain.step(source, 1)
+        for _ in range(3):
+            result = rig.bin.once(db, self.base / "replica")
+            if result.code != 0:
+                sys.exit(f"cannot prepare: {result.message}")
+            for _ in range(20):
+                chain.step(source, 1)
+        source.close()
+        fresh = self.base / "fresh.db"
+        result = common.restore_fresh(rig.bin, self.base / "replica", fresh)
+        if result.code != 0:
+            sys.exit(f"cannot prepare: {result.message}")
+        chain.Model().verify(fresh)
+        self.want = common.sha256_file(fresh)
+        self.old = self.base / "old.db"
+        old = common.Db(self.old)
+        old.execute("CREATE TABLE precious (x)")
+        old.execute("INSERT INTO precious VALUES ('the only copy')")
+        old.close()
+        self.old_sum = common.sha256_file(self.old)
+        self.continued = self.kills = 0
+
+    def begin(self, work):
+        work.mkdir()
+        self.force = self.rng.random() < 0.5
+        if self.force:
+            shutil.copy(self.old, work / "out.db")
+
+    def command(self, work):
+        return [self.rig.bin.path, "restore", *(["-force"] if self.force else []), "-o", work / "out.db", common.url(self.base / "replica")]
+
+    def hit(self, killer, work, when):
+        killed = common.run(killer.argv(self.command(work), self.rig.dir, when), 60).code == 137
+        first = killer.log.read_text(errors="replace") if killer.log.exists() else ""
+        # The next one reads back what is there and goes on; it is killed as well, at any point, and so may be the third.
+        for _ in range(self.rng.choice([0, 1, 2]) if killed and when else 0):
+            self.look(work)
+            result = common.run(killer.argv(self.command(work), self.rig.dir, self.rng.randrange(1, max(2, when))), 60)
+            self.count(result)
+            if result.code != 137:
+                break
+            self.kills += 1
+        killer.log.write_text(first)
+        return killed
+
+    def count(self, result):
+        self.continued += self.CONTINUED in result.out + result.err
+
+    def look(self, work):
+        """The destination is absent, the old database, or the whole new one."""
+        out = work / "out.db"
+        found = common.sha256_file(out) if out.exists() else None
+        if found not in ((self.old_sum if self.force else None), self.want):
+            raise common.Mismatch(f"the destination is {'gone' if found is None else 'half written'}")
+
+    def judge(self, work):
+        self.look(work)
+        if (work / "out.db").exists():
+            self.force = True
+        last = common.run(self.command(work), 60)
+        self.count(last)
+        if last.code != 0:
+            raise common.Mismatch(f"the last restore fails: {last.message}")
+        if common.sha256_file(work / "out.db") != self.want:
+            raise common.Mismatch("the last restore is not byte for byte what one gives that was not killed")
+        left = sorted(p.name for p in work.iterdir() if p.name != "out.db")
+        if left:
+            raise common.Mismatch(f"left behind: {left}")
+
+    def end_all(self):
+        return {"continued": self.continued, "further_kills": self.kills}
+
+
 def choose(calls, budget, rng):
     """`budget` positions in the list of calls: first one of every kind of call on every kind of file, then at random."""
     places = {}
@@ -263,12 +353,12 @@ def choose(calls, budget, rng):
 def main():
     p = common.parser(__doc__)
     p.add_argument("--points", type=int, default=300, help="kills to try, over all scenarios")
-    p.add_argument("--scenarios", default="once,first,daemon,restore,force")
+    p.add_argument("--scenarios", default="once,first,daemon,restore,force,resume")
     p.add_argument("--daemon-seconds", type=float, default=2.0, help="how long a traced daemon may run without being hit")
     p.add_argument("--verbose", action="store_true", help="one line per kill")
     rig = common.Rig("kill_points", args := p.parse_args())
     makers = {"once": lambda: Replicating(rig, False), "first": lambda: Replicating(rig, True), "daemon": lambda: Daemon(rig),
-              "restore": lambda: Restoring(rig, False), "force": lambda: Restoring(rig, True)}
+              "restore": lambda: Restoring(rig, False), "force": lambda: Restoring(rig, True), "resume": lambda: Resuming(rig)}
     names = args.scenarios.split(",")
     distinct, missed = set(), 0
     killer = Killer(rig)
@@ -309,8 +399,9 @@ def main():
                 if hasattr(scenario, "end"):
                     scenario.end()
             shutil.rmtree(work, ignore_errors=True)
-        rig.case(name, not wrong and hits > 0, f"{hits} kills, {len(wrong)} wrong {wrong[:3]}")
-        rig.figures[name] = {"kills": hits, "wrong": len(wrong)}
+        more = scenario.end_all() if hasattr(scenario, "end_all") else {}
+        rig.case(name, not wrong and hits > 0, f"{hits} kills, {len(wrong)} wrong {wrong[:3]} {more or ''}")
+        rig.figures[name] = {"kills": hits, "wrong": len(wrong), **more}
     rig.figures.update(distinct_points=len(distinct), distinct_kinds=len({d[:1] + d[2:] for d in distinct}), not_reached=missed)
     rig.finish()
 

@@ -33,6 +33,8 @@ VOLATILE = [
         r"\1<VERSION>",
     ),
     (r"\bsize=\d+", "size=<N>"),
+    # What `restore -json` tells besides.
+    (r',\n  "restored": \{\n(?:   .*\n)*  \}', ""),
 ]
 VOLATILE = [(re.compile(pattern, re.M), text) for pattern, text in VOLATILE]
 

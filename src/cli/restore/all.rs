@@ -1,4 +1,4 @@
-//! `restore -all`: every database of the configuration, some at a time, one summary.
+//! `restore -all`: every database of the configuration or below a URL, some at a time, one summary.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{sqlite_check, timestamp};
 use crate::cli::flags::Matches;
 use crate::cli::{App, Failure, block_on, output};
-use crate::config::DbSettings;
+use crate::config::{self, DbSettings, ReplicaSettings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica;
 use crate::restore::{self, Overwrite, Request, Target};
@@ -30,8 +30,17 @@ struct Line {
     error: String,
 }
 
-/// Restores below `-output-dir`, each database under its whole path: names never collide.
-pub(super) fn run(app: &App, matches: &Matches) -> std::result::Result<(), Failure> {
+/// A database to be restored.
+struct Wanted {
+    /// Its path, or where its replica is.
+    name: String,
+    replica: ReplicaSettings,
+    output: PathBuf,
+}
+
+/// Restores below `-output-dir`: the databases of the configuration, each below its whole path, or all
+/// replicas below a URL, each below where it is from there on. Names never collide.
+pub(super) fn run(app: &App, matches: &Matches, url: &str) -> std::result::Result<(), Failure> {
     let dir = matches.text("output-dir");
     if dir.is_empty() {
         return Err(Failure::with_try(
@@ -51,28 +60,68 @@ pub(super) fn run(app: &App, matches: &Matches) -> std::result::Result<(), Failu
     }
     let (integrity, _) = super::integrity(matches)?;
     let target = timestamp(matches)?.map_or(Target::Latest, Target::Before);
-    let databases = app.load_config(matches)?.build_all(app.surroundings())?;
-    if databases.is_empty() {
-        return Err(Failure::new("no databases in the configuration"));
-    }
-    let requests = databases.iter().map(|db| {
-        let output = below(Path::new(dir), &db.path);
+    let wanted = match url {
+        "" => of_configuration(app, matches, Path::new(dir))?,
+        url => block_on(of_url(app, url, Path::new(dir)))?,
+    };
+    let requests = wanted.iter().map(|wanted| {
         let request = Request {
             target,
             integrity,
             overwrite: if matches.on("force") { Overwrite::Replace } else { Overwrite::Refuse },
             parallelism: super::parallelism(matches),
-            ..Request::new(output)
+            ..Request::new(&wanted.output)
         };
-        one(app, db, request, matches.on("if-db-not-exists"), matches.on("if-replica-exists"))
+        one(app, wanted, request, matches.on("if-db-not-exists"), matches.on("if-replica-exists"))
     });
     let lines: Vec<Line> = block_on(async { Ok(stream::iter(requests).buffered(AT_ONCE).collect().await) })?;
     report(&lines, matches.on("json"))
 }
 
-async fn one(app: &App, db: &DbSettings, request: Request, if_missing: bool, if_backup: bool) -> Line {
+fn of_configuration(app: &App, matches: &Matches, dir: &Path) -> std::result::Result<Vec<Wanted>, Failure> {
+    let databases = app.load_config(matches)?.build_all(app.surroundings())?;
+    if databases.is_empty() {
+        return Err(Failure::new("no databases in the configuration"));
+    }
+    let wanted = databases.into_iter().map(|DbSettings { path, replica, .. }| Wanted {
+        name: path.display().to_string(),
+        replica,
+        output: below(dir, &path),
+    });
+    Ok(wanted.collect())
+}
+
+async fn of_url(app: &App, url: &str, dir: &Path) -> std::result::Result<Vec<Wanted>, Failure> {
+    let settings = config::replica_from_url(url, app.surroundings())?;
+    let root = replica::build(&settings, &app.world)?;
+    root.client().init().await?;
+    let location = root.client().location();
+    let mut wanted = Vec::new();
+    for key in replica::find_replicas(root.client().as_ref()).await? {
+        let place = match &key {
+            None => Some(settings.clone()),
+            Some(key) => settings.below(key.as_str()),
+        };
+        let Some(replica) = place else { continue };
+        // A URL that names a replica itself: what its last part is called.
+        let names = key.as_ref().map_or_else(
+            || Path::new(location.as_str()).file_name().map(Path::new),
+            |key| Some(Path::new(key.as_str())),
+        );
+        let names = names.unwrap_or(Path::new("db"));
+        let name =
+            key.as_ref().map_or_else(|| location.clone(), |key| format!("{}/{key}", location.trim_end_matches('/')));
+        wanted.push(Wanted { name, replica, output: below(dir, names) });
+    }
+    if wanted.is_empty() {
+        return Err(Failure::new(format!("no replicas found below {location}")));
+    }
+    Ok(wanted)
+}
+
+async fn one(app: &App, wanted: &Wanted, request: Request, if_missing: bool, if_backup: bool) -> Line {
     let mut line = Line {
-        db_path: db.path.display().to_string(),
+        db_path: wanted.name.clone(),
         output: request.output.display().to_string(),
         result: "restored",
         txid: String::new(),
@@ -85,7 +134,7 @@ async fn one(app: &App, db: &DbSettings, request: Request, if_missing: bool, if_
         return line;
     }
     let restored = async {
-        let replica = replica::build(&db.replica, &app.world)?;
+        let replica = replica::build(&wanted.replica, &app.world)?;
         replica.client().init().await?;
         if if_backup {
             let planned = restore::plan_for(&replica, request.target, false).await;

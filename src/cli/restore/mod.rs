@@ -21,8 +21,8 @@ use super::{App, Failure, block_on, output};
 use crate::config::is_replica_url;
 use crate::error::{Error, ErrorKind};
 use crate::ltx;
-use crate::replica::{Replica, Stamps};
-use crate::restore::{self, Check, Failed, Milestone, Overwrite, Point, Request, Target};
+use crate::replica::{FileInfo, Replica, Stamps};
+use crate::restore::{self, Check, Failed, Milestone, Overwrite, Point, Report, Request, Target};
 use crate::sqlite::{self, SystemSqlite};
 use crate::sys::fs::with_suffix;
 use crate::sys::{OwnerMode, Publisher};
@@ -35,7 +35,12 @@ pub(super) static SPEC: CommandSpec = CommandSpec {
     about: "The restore command restores a database from its replica.\n\n\
             A database named by its path is looked up in the configuration file and restored to that path\n\
             unless -o names another. A replica URL needs no configuration, but -o.",
-    synopsis: &["[arguments] DB_PATH", "[arguments] REPLICA_URL", "-all -output-dir DIR [arguments]"],
+    synopsis: &[
+        "[arguments] DB_PATH",
+        "[arguments] REPLICA_URL",
+        "-all -output-dir DIR [arguments]",
+        "-all -output-dir DIR [arguments] REPLICA_URL",
+    ],
     flags: &[
         CONFIG,
         NO_EXPAND_ENV,
@@ -73,12 +78,21 @@ pub(super) static SPEC: CommandSpec = CommandSpec {
                 "<output>.loss.json, and exits with 3 if anything is.",
             ],
         ),
-        Flag::switch("all", &["Restores every database of the configuration below -output-dir."]),
-        Flag::value("output-dir", Kind::Text, "DIR", &["Where -all restores to, each database under its whole path."]),
+        Flag::switch("all", &["Restores every database of the configuration, or every replica below REPLICA_URL."]),
+        Flag::value(
+            "output-dir",
+            Kind::Text,
+            "DIR",
+            &["Where -all restores to: each database under its whole path, or under what follows the URL."],
+        ),
     ],
     examples: &[
         ("Restore a database of the configuration to its own path.", "litestream restore /path/to/db"),
         ("Restore a replica to a new file.", "litestream restore -o /path/to/db file:///path/to/replica"),
+        (
+            "Restore all databases whose replicas are below a prefix.",
+            "litestream restore -all -output-dir /restored s3://bucket/prefix",
+        ),
         ("Restore an earlier state.", "litestream restore -o /tmp/db -timestamp 2020-01-01T00:00:00Z /path/to/db"),
     ],
 };
@@ -99,11 +113,16 @@ pub(super) fn run(app: &mut App, matches: &Matches) -> Result<(), Failure> {
         _ => return Err(Failure::new("too many arguments")),
     };
     if matches.on("all") {
-        if !named.is_empty() {
-            return Err(Failure::new("too many arguments: -all takes databases from the configuration"));
+        if is_replica_url(named) {
+            refuse_config(matches)?;
+        } else if !named.is_empty() {
+            return Err(Failure::with_try(
+                "too many arguments: -all takes databases from the configuration, or a replica URL",
+                "litestream restore -all -output-dir /path/to/dir s3://bucket/prefix",
+            ));
         }
         app.log_to(LogStream::Stderr);
-        return all::run(app, matches);
+        return all::run(app, matches, named);
     }
     if named.is_empty() {
         return Err(Failure::with_try(
@@ -178,7 +197,7 @@ async fn restore_from(
     let started = app.world.clock.elapsed();
     if matches.on("f") {
         return match follow(app, matches, wanted, source, request).await {
-            Ok(()) if wanted.json => summary(app, wanted, replica.kind(), &output, String::new(), started),
+            Ok(()) if wanted.json => summary(app, wanted, replica.kind(), &output, None, started),
             Err(Stopped::NothingThere) if matches.on("if-replica-exists") => {
                 info!("no matching backups found");
                 Ok(())
@@ -212,9 +231,7 @@ async fn restore_from(
     if !wanted.json {
         return Ok(());
     }
-    // Backups of 0.3.x have no TXIDs; the reference shows the one of an LTX file it did not use.
-    let txid = report.txid.map_or_else(String::new, |txid| txid.to_string());
-    summary(app, wanted, replica.kind(), &output, txid, started)
+    summary(app, wanted, replica.kind(), &output, Some(&report), started)
 }
 
 fn log_integrity_passed(source: &Source) {
@@ -225,21 +242,25 @@ fn log_integrity_passed(source: &Source) {
     }
 }
 
+/// `report` is missing where a follower ended: then the state is that of the last update.
 fn summary(
     app: &App,
     wanted: &Wanted<'_>,
     replica: &str,
     output: &Path,
-    txid: String,
+    report: Option<&Report>,
     started: Duration,
 ) -> Result<(), Failure> {
     let duration = app.world.clock.elapsed().saturating_sub(started);
+    // Backups of 0.3.x have no TXIDs; the reference shows the one of an LTX file it did not use.
+    let txid = report.and_then(|report| report.txid).map_or_else(String::new, |txid| txid.to_string());
     output::print(&output::json(&Summary {
         db_path: output.display().to_string(),
         replica,
         txid,
         duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
         integrity_check: wanted.integrity.1,
+        restored: report.map(Restored::from),
     })?)
 }
 
@@ -291,7 +312,7 @@ async fn salvage(
     let txid = salvaged.report.txid;
     let text = |txid: Option<Txid>| txid.map_or_else(String::new, |txid| txid.to_string());
     if wanted.json {
-        summary(app, wanted, replica.kind(), &request.output, text(txid), started)?;
+        summary(app, wanted, replica.kind(), &request.output, Some(&salvaged.report), started)?;
     }
     if salvaged.lost_up_to.is_none() && salvaged.damaged.is_empty() {
         return Ok(());
@@ -439,6 +460,7 @@ fn skip_existing(app: &App, matches: &Matches, output: &Path) -> bool {
     skip
 }
 
+/// The reference's fields, then what it does not tell.
 #[derive(Serialize)]
 struct Summary<'a> {
     db_path: String,
@@ -446,6 +468,46 @@ struct Summary<'a> {
     txid: String,
     duration_ms: u64,
     integrity_check: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restored: Option<Restored>,
+}
+
+/// What there is now, and from what it was made.
+#[derive(Serialize)]
+struct Restored {
+    timestamp: String,
+    page_size: u32,
+    pages: u32,
+    bytes: u64,
+    /// Bytes of the objects below.
+    replica_bytes: u64,
+    /// Of these, bytes that an interrupted restore had read before.
+    resumed_bytes: u64,
+    /// LTX files, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    files: Vec<PlannedFile>,
+    /// Objects of a 0.3.x backup, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    objects: Vec<String>,
+}
+
+impl From<&Report> for Restored {
+    fn from(report: &Report) -> Self {
+        let objects = match &report.plan {
+            restore::Plan::Ltx(_) => Vec::new(),
+            restore::Plan::V3(plan) => plan.pieces().map(|piece| piece.key().to_string()).collect(),
+        };
+        Self {
+            timestamp: report.timestamp.to_string(),
+            page_size: report.page_size.get(),
+            pages: report.pages,
+            bytes: report.bytes,
+            replica_bytes: report.plan.size().1,
+            resumed_bytes: report.resumed,
+            files: report.plan.files().iter().map(PlannedFile::from).collect(),
+            objects,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -468,6 +530,19 @@ struct PlannedFile {
     timestamp: String,
 }
 
+impl From<&FileInfo> for PlannedFile {
+    fn from(file: &FileInfo) -> Self {
+        Self {
+            level: file.level.get(),
+            name: ltx::file_name(file.txids),
+            min_txid: file.txids.min().to_string(),
+            max_txid: file.txids.max().to_string(),
+            size: file.size,
+            timestamp: file.created.to_string(),
+        }
+    }
+}
+
 /// Shows the plan; the output path is not looked at.
 async fn dry_run(matches: &Matches, wanted: &Wanted<'_>, source: &Source, output: &Path) -> Result<(), Failure> {
     if matches.on("f") {
@@ -486,17 +561,7 @@ async fn dry_run(matches: &Matches, wanted: &Wanted<'_>, source: &Source, output
         replica: source.replica.kind(),
         min_txid: first.txids.min().to_string(),
         max_txid: last.txids.max().to_string(),
-        files: files
-            .iter()
-            .map(|file| PlannedFile {
-                level: file.level.get(),
-                name: ltx::file_name(file.txids),
-                min_txid: file.txids.min().to_string(),
-                max_txid: file.txids.max().to_string(),
-                size: file.size,
-                timestamp: file.created.to_string(),
-            })
-            .collect(),
+        files: files.iter().map(PlannedFile::from).collect(),
     };
     if wanted.json {
         return output::print(&output::json(&plan)?);

@@ -39,7 +39,7 @@ pub(super) async fn shown<T>(work: impl Future<Output = T>, progress: &Progress,
         if total == 0 {
             continue;
         }
-        let state = State { done, total, elapsed: clock.elapsed().saturating_sub(began) };
+        let state = State { done, resumed: progress.resumed(), total, elapsed: clock.elapsed().saturating_sub(began) };
         if terminal {
             drawn = true;
             print_err(&format!("\r\x1b[K{}", state.bar()));
@@ -52,6 +52,8 @@ pub(super) async fn shown<T>(work: impl Future<Output = T>, progress: &Progress,
 
 struct State {
     done: u64,
+    /// Of these, read by an earlier restore.
+    resumed: u64,
     total: u64,
     elapsed: Duration,
 }
@@ -64,7 +66,8 @@ impl State {
     /// Bytes per second.
     fn rate(&self) -> u64 {
         let millis = self.elapsed.as_millis().max(1);
-        u64::try_from(u128::from(self.done) * 1000 / millis).unwrap_or(u64::MAX)
+        let read = self.done.saturating_sub(self.resumed);
+        u64::try_from(u128::from(read) * 1000 / millis).unwrap_or(u64::MAX)
     }
 
     fn left(&self) -> Option<Duration> {
@@ -91,12 +94,15 @@ mod tests {
 
     #[test]
     fn the_bar_tells_bytes_rate_and_time_left() {
-        let state = State { done: 301_000_000, total: 718_000_000, elapsed: Duration::from_secs(2) };
+        let state = State { done: 301_000_000, resumed: 0, total: 718_000_000, elapsed: Duration::from_secs(2) };
         let bar = state.bar();
         assert_eq!(bar, " 41% [############..................] 301.0 of 718.0 MB, 150.5 MB/s, 2 s left");
-        let none = State { done: 0, total: 1, elapsed: Duration::ZERO };
+        let resumed =
+            State { done: 601_000_000, resumed: 300_000_000, total: 718_000_000, elapsed: Duration::from_secs(2) };
+        assert!(resumed.bar().ends_with("601.0 of 718.0 MB, 150.5 MB/s, 0 s left"), "{}", resumed.bar());
+        let none = State { done: 0, resumed: 0, total: 1, elapsed: Duration::ZERO };
         assert_eq!(none.bar(), "  0% [..............................] 0.0 of 0.0 MB, 0.0 MB/s");
-        let more = State { done: 9, total: 3, elapsed: Duration::from_millis(1) };
+        let more = State { done: 9, resumed: 0, total: 3, elapsed: Duration::from_millis(1) };
         assert!(more.bar().starts_with("100% [##############################]"));
     }
 }

@@ -53,6 +53,31 @@ pub enum ReplicaKind {
     Nats(Box<NatsSettings>),
 }
 
+impl ReplicaSettings {
+    /// The same place, further down: `names` are separated by slashes. `None` where there are no paths.
+    #[must_use]
+    pub fn below(&self, names: &str) -> Option<Self> {
+        let mut below = self.clone();
+        let join = |path: &mut String| {
+            if !path.is_empty() && !path.ends_with('/') {
+                path.push('/');
+            }
+            path.push_str(names);
+        };
+        match &mut below.kind {
+            ReplicaKind::File(f) => f.path.push(names),
+            ReplicaKind::S3(s) => join(&mut s.path),
+            ReplicaKind::Gs(s) => join(&mut s.path),
+            ReplicaKind::Abs(s) => join(&mut s.path),
+            ReplicaKind::Oss(s) => join(&mut s.path),
+            ReplicaKind::Sftp(s) => join(&mut s.path),
+            ReplicaKind::Webdav(s) => join(&mut s.path),
+            ReplicaKind::Nats(_) => return None,
+        }
+        Some(below)
+    }
+}
+
 impl ReplicaKind {
     /// The name printed by `databases` and in logs.
     #[must_use]

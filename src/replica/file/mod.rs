@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::mpsc;
 
@@ -93,22 +94,12 @@ impl ReplicaClient for FileClient {
     }
 
     fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
-        let (world, dir, prefix) = (self.world.clone(), self.path(prefix), prefix.clone());
-        let listing = async move {
-            let dirs = blocking(move || match world.fs.list(&dir) {
-                Ok(entries) => {
-                    let dirs = entries.into_iter().filter(|entry| entry.kind == FileKind::Dir);
-                    Ok(dirs.filter_map(|entry| prefix.join(&entry.name).ok()).collect())
-                }
-                Err(err) if err.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-                Err(err) => Err(err),
-            });
-            match dirs.await {
-                Ok(dirs) => stream::iter(dirs.into_iter().map(Ok)).left_stream(),
-                Err(err) => stream::iter([Err(err)]).right_stream(),
-            }
-        };
-        Some(stream::once(listing).flatten().boxed())
+        let inside = prefix.clone();
+        Some(dirs(&self.world, self.path(prefix), move |name| inside.join(name)))
+    }
+
+    fn list_root_dirs(&self) -> Option<BoxStream<'_, Result<Key>>> {
+        Some(dirs(&self.world, self.root.clone(), |name| Key::new(name)))
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {
@@ -118,6 +109,18 @@ impl ReplicaClient for FileClient {
         })
         .await?;
         Ok(byte_stream::of_file(file, range, first))
+    }
+
+    /// One visit to the pool for all of them.
+    fn get_small(&self, objects: &[(Key, usize)]) -> Option<BoxFuture<'static, Vec<Option<Bytes>>>> {
+        let world = self.world.clone();
+        let paths: Vec<_> = objects.iter().map(|(key, size)| (self.path(key), *size)).collect();
+        Some(Box::pin(async move {
+            let none = vec![None; paths.len()];
+            let read =
+                move || Ok(paths.iter().map(|(path, size)| read_small(&world, path, *size).ok().flatten()).collect());
+            blocking(read).await.unwrap_or(none)
+        }))
     }
 
     async fn put(&self, key: &Key, mut body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
@@ -165,6 +168,30 @@ impl ReplicaClient for FileClient {
         let (world, paths) = (self.world.clone(), keys.iter().map(|key| self.path(key)).collect::<Vec<_>>());
         blocking(move || paths.iter().try_for_each(|path| world.fs.remove_file(path))).await
     }
+}
+
+/// The directories in `dir` whose names can be keys, as `key` makes them. Links are not followed.
+fn dirs(
+    world: &World,
+    dir: PathBuf,
+    key: impl Fn(&str) -> Result<Key> + Send + 'static,
+) -> BoxStream<'static, Result<Key>> {
+    let world = world.clone();
+    let listing = async move {
+        let dirs = blocking(move || match world.fs.list(&dir) {
+            Ok(entries) => {
+                let dirs = entries.into_iter().filter(|entry| entry.kind == FileKind::Dir);
+                Ok(dirs.filter_map(|entry| key(&entry.name).ok()).collect())
+            }
+            Err(err) if err.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(err) => Err(err),
+        });
+        match dirs.await {
+            Ok(dirs) => stream::iter(dirs.into_iter().map(Ok)).left_stream(),
+            Err(err) => stream::iter([Err(err)]).right_stream(),
+        }
+    };
+    stream::once(listing).flatten().boxed()
 }
 
 /// Collects [`BATCH`] bytes or what is left of `body`; less than that means the body has ended.
@@ -299,6 +326,22 @@ fn open_object(world: &World, path: &Path, range: Option<Range<u64>>) -> Result<
     let range = byte_stream::clamp(range, stat.len);
     let first = if range.is_empty() { Bytes::new() } else { byte_stream::read_chunk(file.as_ref(), &range)? };
     Ok((file, range, first))
+}
+
+/// All of a file that is as long as it should be. Blocks.
+fn read_small(world: &World, path: &Path, size: usize) -> Result<Option<Bytes>> {
+    let file = world.fs.open(path, OpenMode::Read)?;
+    // A byte more would show that it has grown.
+    let mut bytes = vec![0; size + 1];
+    let mut len = 0;
+    while len < bytes.len() {
+        match file.read_at(&mut bytes[len..], len as u64)? {
+            0 => break,
+            n => len += n,
+        }
+    }
+    bytes.truncate(len);
+    Ok((len == size).then(|| bytes.into()))
 }
 
 fn list_dir(world: &World, dir: &Path, prefix: &Key, after: Option<&Key>) -> Result<Vec<ObjectMeta>> {

@@ -1,6 +1,7 @@
 //! Listings: pages, and the stamps that cost a request per object.
 
 use aws_sdk_s3::types::Object;
+use futures::future::ready;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use super::failure::{Asked, failure};
@@ -30,7 +31,7 @@ pub(super) fn objects(
     stamps: Stamps,
 ) -> BoxStream<'_, Result<ObjectMeta>> {
     let start = after.as_ref().map(|after| s3.object(after.as_str()));
-    pages(s3, dir.clone(), false, start)
+    pages(s3, format!("{}/", s3.object(dir.as_str())), false, start)
         .and_then(move |page| {
             let (dir, after) = (dir.clone(), after.clone());
             async move {
@@ -49,29 +50,48 @@ pub(super) fn objects(
 
 /// "Directories" directly below `dir`.
 pub(super) fn dirs(s3: &S3Client, dir: Key) -> BoxStream<'_, Result<Key>> {
-    let root = format!("{}/", s3.object(dir.as_str()));
-    pages(s3, dir.clone(), true, None)
+    let prefix = format!("{}/", s3.object(dir.as_str()));
+    names(s3, prefix).map(move |name| dir.join(&name?)).filter(|key| ready(!is_malformed(key))).boxed()
+}
+
+/// "Directories" directly below the root.
+pub(super) fn root_dirs(s3: &S3Client) -> BoxStream<'_, Result<Key>> {
+    let prefix = match s3.0.settings.path.trim_end_matches('/') {
+        "" => String::new(),
+        root => format!("{root}/"),
+    };
+    names(s3, prefix).map(|name| Key::new(name?)).filter(|key| ready(!is_malformed(key))).boxed()
+}
+
+/// What cannot be a key is nothing of ours.
+fn is_malformed(key: &Result<Key>) -> bool {
+    key.as_ref().is_err_and(|err| err.kind() == ErrorKind::Invalid)
+}
+
+/// Names of what is between `prefix` and the next slash.
+fn names(s3: &S3Client, prefix: String) -> BoxStream<'_, Result<String>> {
+    pages(s3, prefix.clone(), true, None)
         .map_ok(move |page| {
-            let names = page.dirs.into_iter().filter_map(|found| {
-                let name = found.strip_prefix(&root)?.strip_suffix('/')?.to_owned();
-                dir.join(&name).ok()
-            });
-            stream::iter(names.map(Ok).collect::<Vec<Result<Key>>>())
+            let names = page
+                .dirs
+                .into_iter()
+                .filter_map(|found| Some(Ok(found.strip_prefix(&prefix)?.strip_suffix('/')?.to_owned())));
+            stream::iter(names.collect::<Vec<Result<String>>>())
         })
         .try_flatten()
         .boxed()
 }
 
-fn pages(s3: &S3Client, dir: Key, delimited: bool, start: Option<String>) -> BoxStream<'_, Result<Page>> {
+fn pages(s3: &S3Client, prefix: String, delimited: bool, start: Option<String>) -> BoxStream<'_, Result<Page>> {
     stream::try_unfold((Position::Start, start), move |(position, start)| {
-        let dir = dir.clone();
+        let prefix = prefix.clone();
         async move {
             let token = match position {
                 Position::Start => None,
                 Position::Token(token) => Some(token),
                 Position::End => return Ok(None),
             };
-            let page = page(s3, &dir, delimited, start.as_deref(), token).await?;
+            let page = page(s3, &prefix, delimited, start.as_deref(), token).await?;
             let next = page.next.clone().map_or(Position::End, Position::Token);
             Ok(Some((page, (next, start))))
         }
@@ -79,16 +99,21 @@ fn pages(s3: &S3Client, dir: Key, delimited: bool, start: Option<String>) -> Box
     .boxed()
 }
 
-async fn page(s3: &S3Client, dir: &Key, delimited: bool, start: Option<&str>, token: Option<String>) -> Result<Page> {
+async fn page(
+    s3: &S3Client,
+    prefix: &str,
+    delimited: bool,
+    start: Option<&str>,
+    token: Option<String>,
+) -> Result<Page> {
     let client = s3.client().await?;
-    let prefix = format!("{}/", s3.object(dir.as_str()));
-    let target = s3.target(&prefix);
+    let target = s3.target(prefix);
     let asked = Asked { api: "ListObjectsV2", doing: "list objects", target: &target };
     let call = Call { operation: Operation::List, kind: "s3", target: &target, objects: 1, bytes: 0 };
     let answer =
         s3.0.requests
             .run(call, |_| {
-                let mut request = client.list_objects_v2().bucket(s3.bucket()).prefix(&prefix);
+                let mut request = client.list_objects_v2().bucket(s3.bucket()).prefix(prefix);
                 request = request.set_continuation_token(token.clone());
                 if delimited {
                     request = request.delimiter("/");

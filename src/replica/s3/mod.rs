@@ -268,6 +268,10 @@ impl ReplicaClient for S3Client {
         Some(list::dirs(self, prefix.clone()))
     }
 
+    fn list_root_dirs(&self) -> Option<BoxStream<'_, Result<Key>>> {
+        Some(list::root_dirs(self))
+    }
+
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {
         let object = self.object(key.as_str());
         let header = match &range {

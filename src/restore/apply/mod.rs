@@ -11,21 +11,23 @@
 //! Nothing that comes out may be used before [`apply`] has returned `Ok`: only then every input was
 //! verified, and every page found.
 
+mod batch;
+mod mark;
+
 use std::io::Read;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread::{Scope, ScopedJoinHandle};
+
+pub(super) use batch::BATCH;
+use batch::{Batch, Batches};
+use mark::Pace;
+pub(super) use mark::{Entry, Ledger, Mark, Piece};
 
 use super::pages::PageMap;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ltx::{Decoder, Header};
+use crate::ltx::{Decoder, Header, Midway};
 use crate::replica::FileInfo;
 use crate::sys::File;
 use crate::types::{PageSize, Pgno, Timestamp, Txid};
 
-/// Bytes of pages written at once.
-const BATCH: usize = 1 << 20;
-/// Batches in flight: one filling, one being written, two between them.
-const BATCHES: usize = 4;
 /// Fewest bytes a page takes in an LTX file: header, length, an LZ4 block, its index entry.
 const MIN_PAGE_COST: u64 = 12;
 
@@ -75,23 +77,49 @@ impl From<Error> for Broken {
     }
 }
 
+/// What is there before the first file is read.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// Nothing: the files make up a whole database.
+    Empty,
+    /// A database that they lead on from. Only the pages that come from them are written.
+    Base(Base),
+    /// What an earlier restore has written, and verified.
+    Resumed(Resumed),
+}
+
+/// An earlier restore of the same plan, up to a mark.
+#[derive(Debug)]
+pub(super) struct Resumed {
+    /// Where it stood.
+    pub(super) mark: Mark,
+    /// The pages that it wrote.
+    pub(super) map: PageMap,
+    /// The last file that it opened.
+    pub(super) oldest: FileInfo,
+}
+
 /// Writes the database that `sources` describe to `out`, each page where it belongs, and sets its
 /// length. `sources` are all files of a plan from the newest to the oldest, `listed` their bytes
-/// together. With a `base` only the pages that come from the files are written; which ones is in the
-/// map. Blocks.
+/// together; of a plan that was begun, those left, the first from where the mark is. Which pages came
+/// from files is in the map. Marks go to `ledger`. Blocks.
 ///
 /// # Errors
 /// `Corrupt` for any input that breaks a rule, `decode database: <file>: …`; errors of the readers
-/// and of `out`, whose content is worthless then.
-pub(crate) fn apply<R: Read>(
+/// and of `out`, whose content is worthless then unless `ledger` says otherwise.
+pub(super) fn apply<R: Read>(
     sources: impl Iterator<Item = Result<(FileInfo, R)>>,
     listed: u64,
-    base: Option<Base>,
+    start: Start,
+    ledger: Option<&mut dyn Ledger>,
     out: &dyn File,
 ) -> Result<(Applied, PageMap), Broken> {
+    // Both for as long as the threads live, and no longer.
+    let ledger = ledger.map(|ledger| ledger as &mut dyn Ledger);
     let (applied, map) = std::thread::scope(|scope| {
-        let mut decoding = Decoding::new(Batches { scope, out, writer: None }, listed, base);
-        let decoded = decoding.run(sources);
+        let pace = ledger.as_ref().map(|_| Pace::default());
+        let mut decoding = Decoding::new(Batches::new(scope, out, ledger), listed, pace);
+        let decoded = decoding.run(sources, start);
         // If the writer failed, the decoder could only notice that nobody takes its batches.
         decoding.batches.finish()?;
         decoded
@@ -100,116 +128,14 @@ pub(crate) fn apply<R: Read>(
     Ok((applied, map))
 }
 
-/// Decoded pages on their way to the file.
-#[derive(Debug, Default)]
-struct Batch {
-    data: Vec<u8>,
-    /// Bytes of `data` in use.
-    len: usize,
-    /// Neighbouring pages: file offset, and bytes taken from `data` in order.
-    runs: Vec<(u64, usize)>,
-}
-
-impl Batch {
-    /// Keeps the page decoded into the slot behind `len`.
-    fn push(&mut self, offset: u64, page_len: usize) {
-        self.len += page_len;
-        match self.runs.last_mut() {
-            Some((start, len)) if *start + *len as u64 == offset => *len += page_len,
-            _ => self.runs.push((offset, page_len)),
-        }
-    }
-
-    /// Writes the pages, which leaves it empty.
-    fn write(&mut self, out: &dyn File) -> Result<()> {
-        let mut data = self.data.as_slice();
-        for (offset, len) in self.runs.drain(..) {
-            let (run, rest) = data.split_at(len);
-            out.write_all_at(run, offset)?;
-            data = rest;
-        }
-        self.len = 0;
-        Ok(())
-    }
-}
-
-fn write_batches(batches: &Receiver<Batch>, written: &Sender<Batch>, out: &dyn File) -> Result<()> {
-    for mut batch in batches {
-        batch.write(out)?;
-        // The decoder may have finished.
-        let _ = written.send(batch);
-    }
-    Ok(())
-}
-
-/// Where full batches go to, and empty ones come from.
-struct Batches<'scope, 'env> {
-    scope: &'scope Scope<'scope, 'env>,
-    out: &'scope dyn File,
-    /// Since the first batch was full.
-    writer: Option<Writer<'scope>>,
-}
-
-/// The writing thread, and the decoder's end of the two channels.
-struct Writer<'scope> {
-    full: SyncSender<Batch>,
-    free: Receiver<Batch>,
-    /// Batches that there are.
-    made: usize,
-    thread: ScopedJoinHandle<'scope, Result<()>>,
-}
-
-impl Batches<'_, '_> {
-    fn take(&mut self, page_size: PageSize) -> Result<Batch> {
-        let new = || Batch { data: vec![0; BATCH.max(page_size.len())], ..Batch::default() };
-        let Some(writer) = &mut self.writer else { return Ok(new()) };
-        if let Ok(batch) = writer.free.try_recv() {
-            return Ok(batch);
-        }
-        if writer.made < BATCHES {
-            writer.made += 1;
-            return Ok(new());
-        }
-        writer.free.recv().map_err(|_| writer_gone())
-    }
-
-    fn send(&mut self, batch: Batch) -> Result<()> {
-        let (scope, out) = (self.scope, self.out);
-        let writer = self.writer.get_or_insert_with(|| {
-            let (full, to_write) = sync_channel(BATCHES);
-            let (written, free) = channel();
-            let thread = scope.spawn(move || write_batches(&to_write, &written, out));
-            Writer { full, free, made: 1, thread }
-        });
-        writer.full.send(batch).map_err(|_| writer_gone())
-    }
-
-    /// Passes the last batch on.
-    fn send_last(&mut self, mut batch: Batch) -> Result<()> {
-        match self.writer {
-            Some(_) => self.send(batch),
-            None => batch.write(self.out),
-        }
-    }
-
-    /// Waits until everything is written.
-    fn finish(self) -> Result<()> {
-        let Some(Writer { full, thread, .. }) = self.writer else { return Ok(()) };
-        drop(full);
-        thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "writer panicked")))
-    }
-}
-
-/// Never seen by users: the writer's own error goes first.
-fn writer_gone() -> Error {
-    Error::new(ErrorKind::Io, "write database")
-}
-
 struct Decoding<'scope, 'env> {
     batches: Batches<'scope, 'env>,
     listed: u64,
-    base: Option<Base>,
     batch: Option<Batch>,
+    /// Files that were read to their end.
+    done: usize,
+    /// If marks are wanted.
+    pace: Option<Pace>,
 }
 
 /// What the files read so far say.
@@ -224,59 +150,89 @@ struct Image {
     map: PageMap,
 }
 
+/// Room for the pages of a database, on top of those that are `there`. Every page must be in some file:
+/// what cannot be there needs no memory to find out.
+///
+/// # Errors
+/// `Corrupt` for more pages than `listed` bytes can hold.
+pub(super) fn room_for(newest: &Header, there: u32, listed: u64) -> Result<PageMap> {
+    let pages = newest.commit;
+    if pages == 0 || u64::from(pages) > u64::from(there) + listed / MIN_PAGE_COST + 1 {
+        return Err(Error::corrupt(format!("database of {pages} pages cannot be in {listed} bytes")));
+    }
+    Ok(PageMap::new(pages, newest.page_size.lock_page()))
+}
+
 impl<'scope, 'env> Decoding<'scope, 'env> {
-    fn new(batches: Batches<'scope, 'env>, listed: u64, base: Option<Base>) -> Self {
-        Self { batches, listed, base, batch: None }
+    fn new(batches: Batches<'scope, 'env>, listed: u64, pace: Option<Pace>) -> Self {
+        Self { batches, listed, batch: None, done: 0, pace }
     }
 
     fn run<R: Read>(
         &mut self,
         sources: impl Iterator<Item = Result<(FileInfo, R)>>,
+        start: Start,
     ) -> Result<(Applied, PageMap), Broken> {
-        let mut image: Option<Image> = None;
+        let base = if let Start::Base(base) = &start { Some(*base) } else { None };
+        let (mut image, mut midway) = match start {
+            Start::Resumed(resumed) => self.resume(resumed)?,
+            Start::Empty | Start::Base(_) => (None, None),
+        };
         for source in sources {
             let (file, reader) = source?;
             let named = |err: Error| Broken {
                 file: Some(file),
                 error: err.context(file.to_string()).context("decode database"),
             };
-            let mut decoder = Decoder::new(reader).map_err(|e| named(e.context("decode header")))?;
-            let current = self.enter(image.take(), &file, decoder.header()).map_err(named)?;
+            let decoder = match midway.take() {
+                Some(midway) => Decoder::resume(reader, &midway),
+                None => Decoder::new(reader),
+            };
+            let mut decoder = decoder.map_err(|e| named(e.context("decode header")))?;
+            let current = self.enter(image.take(), &file, decoder.header(), base).map_err(named)?;
             let current = image.insert(current);
             self.read_pages(&mut decoder, current).map_err(named)?;
             current.floor = current.floor.min(decoder.header().commit);
+            self.leave(decoder.bytes_read(), current)?;
         }
         let image = image.ok_or_else(|| Error::new(ErrorKind::NotFound, "no matching backup files available"))?;
         if let Some(batch) = self.batch.take() {
             self.batches.send_last(batch)?;
         }
-        Ok(image.finish(self.base).map_err(|err| err.context("decode database"))?)
+        Ok(image.finish(base).map_err(|err| err.context("decode database"))?)
+    }
+
+    /// Takes over where an earlier restore stood.
+    fn resume(&mut self, from: Resumed) -> Result<(Option<Image>, Option<Midway>)> {
+        let Resumed { mark: Mark { done, midway, newest, floor }, map, oldest } = from;
+        let newest = Header::from_hex(&newest)?;
+        self.done = done;
+        if let (Some(pace), Some(midway)) = (&mut self.pace, &midway) {
+            pace.marked(midway.offset());
+        }
+        Ok((Some(Image { newest, oldest, floor, map }), midway))
     }
 
     /// Checks a header against the file's name and the newer files.
-    fn enter(&self, image: Option<Image>, file: &FileInfo, header: &Header) -> Result<Image> {
+    fn enter(&self, image: Option<Image>, file: &FileInfo, header: &Header, base: Option<Base>) -> Result<Image> {
         if header.txids != file.txids {
             return Err(Error::corrupt(format!("file name does not match its header, which says {}", header.txids)));
         }
         let Some(mut image) = image else {
-            let pages = header.commit;
-            let (there, page_size) = self.base.map_or((0, header.page_size), |base| (base.pages, base.page_size));
+            let (there, page_size) = base.map_or((0, header.page_size), |base| (base.pages, base.page_size));
             if header.page_size != page_size {
                 let text = format!("page size is {}, was {page_size}", header.page_size);
                 return Err(Error::new(ErrorKind::Changed, text));
             }
-            // Every page must be in some file: what cannot be there needs no memory to find out.
-            if pages == 0 || u64::from(pages) > u64::from(there) + self.listed / MIN_PAGE_COST + 1 {
-                return Err(Error::corrupt(format!("database of {pages} pages cannot be in {} bytes", self.listed)));
-            }
-            let map = PageMap::new(pages, header.page_size.lock_page());
+            let map = room_for(header, there, self.listed)?;
             return Ok(Image { newest: *header, oldest: *file, floor: u32::MAX, map });
         };
         let (ours, theirs) = (header.page_size, image.newest.page_size);
         if ours != theirs {
             return Err(Error::corrupt(format!("input files have mismatched page sizes: {ours} != {theirs}")));
         }
-        if !image.oldest.txids.extends(Some(file.txids.max())) {
+        // A file that was begun before is its own neighbour.
+        if image.oldest != *file && !image.oldest.txids.extends(Some(file.txids.max())) {
             let newer = image.oldest.txids;
             return Err(Error::corrupt(format!(
                 "non-contiguous transaction ids in input files: ({},{}) -> ({},{})",
@@ -297,7 +253,7 @@ impl<'scope, 'env> Decoding<'scope, 'env> {
             let mut batch = match self.batch.take() {
                 Some(batch) if batch.data.len() - batch.len >= page_len => batch,
                 Some(full) => {
-                    self.batches.send(full)?;
+                    self.send(full)?;
                     self.batches.take(page_size)?
                 }
                 None => self.batches.take(page_size)?,
@@ -313,7 +269,42 @@ impl<'scope, 'env> Decoding<'scope, 'env> {
             if page.is_none() {
                 return Ok(());
             }
+            let read = decoder.bytes_read();
+            if self.pace.as_ref().is_some_and(|pace| pace.is_due(read)) {
+                self.mark(image, decoder.midway(), read)?;
+            }
         }
+    }
+
+    /// A file was read to its end.
+    fn leave(&mut self, read: u64, image: &Image) -> Result<()> {
+        self.done += 1;
+        if let Some(pace) = &mut self.pace {
+            pace.before += read;
+            if pace.is_due(0) {
+                self.mark(image, None, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has it noted that everything up to here was decoded, once it is written.
+    fn mark(&mut self, image: &Image, midway: Option<Midway>, read: u64) -> Result<()> {
+        let Some(mut batch) = self.batch.take() else { return Ok(()) };
+        let newest = image.newest.to_hex();
+        batch.mark = Some(Mark { done: self.done, midway, newest, floor: image.floor });
+        self.send(batch)?;
+        if let Some(pace) = &mut self.pace {
+            pace.marked(read);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, batch: Batch) -> Result<()> {
+        if let Some(pace) = &mut self.pace {
+            pace.written += batch.len as u64;
+        }
+        self.batches.send(batch)
     }
 }
 

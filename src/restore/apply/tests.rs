@@ -57,7 +57,7 @@ fn restore(files: &[(FileInfo, Vec<u8>)]) -> Result<Vec<u8>> {
     let out = OsFs.open(&path, OpenMode::CreateNew(OwnerMode::PRIVATE_FILE)).unwrap();
     let listed = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
     let sources = files.iter().rev().map(|(info, bytes)| Ok((*info, bytes.as_slice())));
-    let (applied, _) = apply(sources, listed, None, out.as_ref()).map_err(|broken| broken.error)?;
+    let (applied, _) = apply(sources, listed, Start::Empty, None, out.as_ref()).map_err(|broken| broken.error)?;
     let bytes = std::fs::read(&path).unwrap();
     assert_eq!(bytes.len() as u64, applied.bytes());
     assert_eq!(applied.txid, files.last().unwrap().0.txids.max());
@@ -211,7 +211,8 @@ fn the_lock_page_is_left_to_the_zeros_of_the_file_system() {
     }
     let (bytes, _) = encoder.finish(Checksum::NONE).unwrap();
     let out = Ranges::default();
-    let (applied, _) = apply(std::iter::once(Ok((info, bytes.as_slice()))), bytes.len() as u64, None, &out).unwrap();
+    let (applied, _) =
+        apply(std::iter::once(Ok((info, bytes.as_slice()))), bytes.len() as u64, Start::Empty, None, &out).unwrap();
     assert_eq!(applied.pages, 16386);
     assert_eq!(out.len.into_inner(), 16386 * 65536);
     let mut end = 0;
@@ -231,7 +232,7 @@ fn a_write_error_comes_out_as_it_is() {
     let read_only = OsFs.open(&path, OpenMode::Read).unwrap();
     let (info, bytes) = file(1, 1, 9000, &(1..=9000).collect::<Vec<_>>());
     let sources = std::iter::once(Ok((info, bytes.as_slice())));
-    let err = apply(sources, bytes.len() as u64, None, read_only.as_ref()).unwrap_err().error;
+    let err = apply(sources, bytes.len() as u64, Start::Empty, None, read_only.as_ref()).unwrap_err().error;
     assert_eq!(err.to_string(), format!("write {}: bad file descriptor", path.display()));
 }
 

@@ -22,8 +22,8 @@ use futures::future::{Either, select};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use super::apply::{Applied, Base, Broken, apply};
-use super::fetch::fetch;
+use super::apply::{Applied, Base, Broken, Start, apply};
+use super::fetch::{LtxFiles, fetch};
 use super::pages::PageMap;
 use super::plan::{Target, check_sizes, continuation, plan};
 use super::progress::Progress;
@@ -321,11 +321,9 @@ impl Follower<'_> {
         let base = live.base(self.txid)?;
         let listed = chain.iter().map(|file| file.size).fold(0, u64::saturating_add);
         let newest_first: Vec<FileInfo> = chain.into_iter().rev().collect();
-        let replica = self.replica;
-        let (feeding, waiting) =
-            fetch(newest_first, self.request.parallelism.unwrap_or(8), Arc::<Progress>::default(), |file| {
-                replica.get_resumable(file)
-            });
+        let origin = LtxFiles { replica: self.replica, begun: None };
+        let parallelism = self.request.parallelism.unwrap_or(8);
+        let (feeding, waiting) = fetch(newest_first, parallelism, Arc::<Progress>::default(), origin);
         let (world, output) = (self.world.clone(), self.request.output.clone());
         let job = blocking(move || Ok(spool(&world, &output, waiting, listed, base)));
         let done = match select(pin!(job), pin!(feeding)).await {
@@ -379,7 +377,7 @@ fn spool<R: std::io::Read>(
     let image = world.fs.open(&temp, OpenMode::CreateNew(OwnerMode::PRIVATE_FILE))?;
     // Without a name it goes away with us, however we end.
     world.fs.remove_file(&temp)?;
-    let (applied, map) = apply(files, listed, Some(base), image.as_ref())?;
+    let (applied, map) = apply(files, listed, Start::Base(base), None, image.as_ref())?;
     Ok(Batch { image, applied, map })
 }
 

@@ -115,7 +115,7 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
     });
     if swarm.base.interleave > 0 {
         let weak = Rc::downgrade(&sim);
-        set_hook(Some(Rc::new(move |proc, op| {
+        set_hook(Some(Rc::new(move |proc, op, _| {
             if let Some(sim) = weak.upgrade() {
                 steps::held(|| sim.interrupt(proc, op));
             }
