@@ -14,7 +14,7 @@ use super::layout::Layout;
 use super::{reader, stream};
 use crate::error::{Error, Result};
 use crate::ltx;
-use crate::sys::{File, Modes, OpenMode, World, blocking, read_full_at};
+use crate::sys::{File, Modes, OpenMode, World, blocking, mutant, read_full_at};
 use crate::types::{Level, Timestamp, Txid, TxidRange};
 
 /// One LTX file of a replica, as a listing shows it.
@@ -226,7 +226,12 @@ impl Replica {
         })
         .await?;
         let body = stream::of_file(file, 0..size, first);
-        let opts = PutOptions { stamp: header.timestamp, size: Some(size), modes, exclusive: level == Level::L0 };
+        let opts = PutOptions {
+            stamp: header.timestamp,
+            size: Some(size),
+            modes,
+            exclusive: level == Level::L0 && !mutant("store-l0-replaced"),
+        };
         self.put_with(level, txids, body, opts).await
     }
 

@@ -37,7 +37,7 @@ pub(super) async fn run(database: Arc<Database>, upkeep: Arc<Upkeep>, stop: Canc
     tokio::select! {
         biased;
         () = stop.cancelled() => return,
-        known = news.wait_for(|seen| seen.position.is_some()) => if known.is_err() { return },
+        () = news.until(|seen| seen.position.is_some()) => {}
     }
     let clock = database.world.clock.clone();
     let mut settings = upkeep.watch();

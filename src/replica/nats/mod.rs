@@ -5,7 +5,7 @@
 //!    published twice under one id: what is uncertain starts over under a new one.
 //! 2. What is read has the length and the checksum of the record, or the stream ends with an error.
 //! 3. An exclusive put expects to be the first message of its subject: the server refuses the second.
-//! 4. At most [`WINDOW`] bytes of an object are under way, in either direction.
+//! 4. At most `WINDOW` bytes of an object are under way, in either direction.
 
 mod connect;
 mod list;
@@ -17,6 +17,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
 use async_trait::async_trait;
@@ -217,12 +218,11 @@ fn chain(err: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// Gives up on what waits for a message that does not come.
-async fn in_time<T>(asked: Asked<'_>, waiting: impl Future<Output = T>) -> Result<T, Failure> {
-    const IDLE: std::time::Duration = std::time::Duration::from_secs(30);
-    tokio::time::timeout(IDLE, waiting).await.map_err(|_| Failure {
+async fn in_time<T>(asked: Asked<'_>, patience: Duration, waiting: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::time::timeout(patience, waiting).await.map_err(|_| Failure {
         error: Error::new(ErrorKind::Unavailable, format!("nats: {}", asked.doing))
             .at(asked.target)
-            .caused_by(format!("nothing came for {}s", IDLE.as_secs())),
+            .caused_by(format!("nothing came for {}s", patience.as_secs())),
         code: "Timeout".to_owned(),
         retry_after: None,
     })
