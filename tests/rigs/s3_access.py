@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 import common
 from proxy import address, relay
 
-SECONDS = 6
+SECONDS = 10
 
 
 class Service:
@@ -234,7 +234,7 @@ def refusals(access, service):
         ("PutObject", ["AccessDenied", "PutObject", "write object"], None),
         ("ListBucket", ["AccessDenied", "ListObjectsV2", "list objects"], None),
         ("GetObject", ["GetObject", "get object"], after_upload),
-        ("DeleteObject", ["delete files"], with_retention),
+        ("DeleteObject", ["delete expired ltx files"], with_retention),
     ]:
         keys = denied(action)
         access.way_out(f"{service.name}: {action} denied", service, [*words, keys.get("bucket", bucket)], keys, prepare=prepare)
