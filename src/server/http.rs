@@ -30,6 +30,8 @@ use tracing::{debug, error};
 const GRACE: Duration = Duration::from_secs(5);
 /// Pause after a failed `accept`, which is mostly a lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that are being closed while others are let in, at most.
+const LEAVING: usize = 16;
 /// Bytes of a request's head, at most.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -246,6 +248,10 @@ pub(super) fn serve<L: Listener, H: Handler>(listener: L, handler: H, limits: Li
                 Ok(Some(stream)) => {
                     let Some(place) = Connections::enter(&connections, limits.connections) else { continue };
                     tracker.spawn(connection(stream, Arc::clone(&handler), limits, place, token.clone()));
+                    // Those who lost their place close their connections first, or a crowd would use up descriptors.
+                    while tracker.len() > limits.connections + LEAVING {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Ok(None) => {}
                 Err(err) => {
