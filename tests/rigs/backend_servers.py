@@ -14,7 +14,8 @@ class Sftp(Backend):
     def found(self, words):
         address, self.user, self.password, self.directory, self.keys, self.folder = words
         self.port = address.split(":")[1]
-        self.host_key = " ".join(Path(self.keys, "host.pub").read_text().split()[:2])
+        # Of the server's two keys the one that the reference asks for.
+        self.host_key = " ".join(Path(self.keys, "host_ecdsa.pub").read_text().split()[:2])
 
     def replica(self, path, port, **more):
         return {"type": "sftp", "host": f"127.0.0.1:{port}", "user": self.user, "password": self.password,

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy, pull};
 use futures::future::{BoxFuture, FutureExt, Shared};
@@ -14,6 +15,10 @@ use super::super::refusal::Refusal;
 use super::meta::Meta;
 use super::{Asked, Call, Failure, NatsClient, ObjectMeta, Operation, Result, in_time};
 use crate::types::Timestamp;
+
+/// How long a record may take. Short, because a record that is deleted before it was sent never comes; then the
+/// listing starts over.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 type Scan = Shared<BoxFuture<'static, Result<Arc<Vec<ObjectMeta>>, Refusal>>>;
 
@@ -76,7 +81,7 @@ impl NatsClient {
         let mut objects = Vec::new();
         let mut messages = consumer.messages().await.map_err(|e| failed(&e))?;
         while pending > 0 {
-            let message = match in_time(asked, messages.next()).await? {
+            let message = match in_time(asked, PATIENCE, messages.next()).await? {
                 Some(Ok(message)) => message,
                 Some(Err(err)) => return Err(failed(&err)),
                 None => return Err(failed(&std::io::Error::other("the listing ended too early"))),

@@ -17,6 +17,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
 use async_trait::async_trait;
@@ -217,12 +218,11 @@ fn chain(err: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// Gives up on what waits for a message that does not come.
-async fn in_time<T>(asked: Asked<'_>, waiting: impl Future<Output = T>) -> Result<T, Failure> {
-    const IDLE: std::time::Duration = std::time::Duration::from_secs(30);
-    tokio::time::timeout(IDLE, waiting).await.map_err(|_| Failure {
+async fn in_time<T>(asked: Asked<'_>, patience: Duration, waiting: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::time::timeout(patience, waiting).await.map_err(|_| Failure {
         error: Error::new(ErrorKind::Unavailable, format!("nats: {}", asked.doing))
             .at(asked.target)
-            .caused_by(format!("nothing came for {}s", IDLE.as_secs())),
+            .caused_by(format!("nothing came for {}s", patience.as_secs())),
         code: "Timeout".to_owned(),
         retry_after: None,
     })

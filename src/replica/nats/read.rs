@@ -4,6 +4,7 @@
 //! object is compared with its checksum.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull;
 use bytes::Bytes;
@@ -19,6 +20,8 @@ use super::{
 };
 
 const DOING: &str = "read object";
+/// How long a chunk may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Opens an object.
 pub(super) async fn open(nats: &NatsClient, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {
@@ -76,7 +79,7 @@ async fn chunks(nats: &NatsClient, bucket: &Bucket, asked: Asked<'_>, meta: &Met
                 return Ok(None);
             }
             let asked = Asked { doing: DOING, target: &target };
-            let message = match in_time(asked, messages.next()).await.map_err(|failed| failed.error)? {
+            let message = match in_time(asked, PATIENCE, messages.next()).await.map_err(|failed| failed.error)? {
                 Some(Ok(message)) => message,
                 Some(Err(err)) => return Err(asked.failed(&bucket, "Chunk", &err).error),
                 None => return Ok(None),

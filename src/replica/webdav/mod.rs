@@ -543,4 +543,48 @@ mod tests {
         let all: Vec<Bytes> = cut(once("x"), 0..u64::MAX).try_collect().await.unwrap();
         assert_eq!(all.concat(), b"x");
     }
+
+    /// Request lines as Litestream sends them (recorded: `webdav-wire`), and nothing before the server says what it
+    /// wants to see.
+    #[tokio::test]
+    async fn the_first_requests_are_those_of_the_reference() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let served = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let (mut seen, mut buf) = (Vec::new(), vec![0; 4096]);
+            while seen.len() < 3 {
+                let n = socket.read(&mut buf).await.unwrap();
+                let text = String::from_utf8_lossy(&buf[..n]).to_ascii_lowercase();
+                let login = text.lines().find_map(|line| line.strip_prefix("authorization: ")).map(str::to_owned);
+                seen.push((text.lines().next().unwrap_or_default().to_owned(), login));
+                let answer = match seen.len() {
+                    1 => "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n",
+                    2 => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+                    _ => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+                };
+                socket.write_all(answer.as_bytes()).await.unwrap();
+            }
+            (seen, socket)
+        });
+        let mut settings = client(&format!("http://127.0.0.1:{port}/remote.php/dav"), "/x").0.settings.clone();
+        settings.username = Some("u".to_owned());
+        settings.password = Some(crate::config::Secret::new("p"));
+        let client = WebdavClient::new(settings, World::system());
+        let listed: Vec<ObjectMeta> =
+            client.list(&Key::new("ltx/0").unwrap(), None, Stamps::Cheap).try_collect().await.unwrap();
+        assert!(listed.is_empty());
+        let (lines, _socket) = served.await.unwrap();
+        let login = Some("basic dtpw".to_owned());
+        assert_eq!(
+            lines,
+            [
+                ("options /remote.php/dav/ http/1.1".to_owned(), None),
+                ("options /remote.php/dav/ http/1.1".to_owned(), login.clone()),
+                ("propfind /remote.php/dav/x/ltx/0/ http/1.1".to_owned(), login),
+            ]
+        );
+    }
 }
