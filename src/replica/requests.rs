@@ -132,7 +132,8 @@ impl Requests {
     {
         let mut failures = 0;
         loop {
-            let outcome = self.once(call, attempt(failures)).await;
+            // Requests of SDKs are states of many KiB: on the heap, they do not grow whoever waits for one.
+            let outcome = self.once(call, Box::pin(attempt(failures))).await;
             let failure = match outcome {
                 Ok(done) => return Ok(done),
                 Err(failure) => failure,

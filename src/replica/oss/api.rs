@@ -199,8 +199,8 @@ impl Place {
 fn refusal(asked: Asked<'_>, status: u16, refused: xml::Refusal, request_id: &str) -> Failure {
     let kind = kind_of(&refused.code, status);
     let code = if refused.code.is_empty() { format!("HTTP{status}") } else { refused.code };
-    let text =
-        format!("Error Code: {code}. Message: {}. StatusCode: {status}, RequestID: {request_id}", refused.message);
+    let message = refused.message.trim_end_matches('.');
+    let text = format!("Error Code: {code}. Message: {message}. StatusCode: {status}, RequestID: {request_id}");
     let mut failure = asked.failure(kind, text, &code);
     if let Some(hint) = hint(&code, asked.operation, kind) {
         failure.error = failure.error.hint(hint);
