@@ -73,7 +73,11 @@ impl Error {
 
     /// A failed system call, classified by its errno.
     pub fn io(op: impl Into<String>, err: std::io::Error) -> Self {
-        Self::new(kind_of_io(&err), op).caused_by(err)
+        let carried = err.get_ref().and_then(|e| e.downcast_ref::<Self>());
+        let hint = carried.and_then(Self::hint_text);
+        let mut error = Self::new(kind_of_io(&err), op);
+        error.0.hint = hint;
+        error.caused_by(err)
     }
 
     /// Names the path or key that `op` was about.
@@ -234,8 +238,10 @@ mod tests {
     }
 
     #[test]
-    fn an_error_carried_through_io_keeps_its_kind() {
-        let io: std::io::Error = Error::corrupt("file checksum mismatch").into();
-        assert_eq!(Error::io("copy", io).kind(), ErrorKind::Corrupt);
+    fn an_error_carried_through_io_keeps_its_kind_and_hint() {
+        let io: std::io::Error = Error::corrupt("file checksum mismatch").hint("restore an older one").into();
+        let err = Error::io("copy", io);
+        assert_eq!(err.kind(), ErrorKind::Corrupt);
+        assert_eq!(err.hint_text(), Some("restore an older one"));
     }
 }

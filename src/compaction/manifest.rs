@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::{FileInfo, Replica, Stamps};
+use crate::sys::mutant;
 use crate::types::{Level, Txid};
 
 const LEVELS: usize = 10;
@@ -151,6 +152,9 @@ impl SharedManifest {
 
     /// Something failed: it is not certain any more what the target holds.
     pub fn forget(&self) {
+        if mutant("store-never-forgets") {
+            return;
+        }
         let mut state = self.state();
         state.epoch += 1;
         state.known = None;
@@ -182,7 +186,7 @@ impl SharedManifest {
             if state.epoch != epoch {
                 continue;
             }
-            for change in state.meanwhile.iter().flatten() {
+            for change in state.meanwhile.iter().flatten().filter(|_| !mutant("store-listing-misses-changes")) {
                 change.apply(&mut found);
             }
             let seen = look(&found);

@@ -13,6 +13,7 @@
 use super::manifest::Manifest;
 use crate::error::{Error, Result};
 use crate::replica::FileInfo;
+use crate::sys::mutant;
 use crate::types::{Level, PageSize, Txid, TxidRange};
 
 /// Inputs up to this size are read into memory as a whole; larger ones are streamed.
@@ -68,6 +69,7 @@ pub fn plan(manifest: &Manifest, dest: Level, limits: Limits) -> Result<Plan> {
     if source == Level::L0
         && let Some(gap) = between(end, start)
         && !is_bridged(manifest, gap)
+        && !mutant("store-gap-skipped")
     {
         return Ok(Plan::Gap(gap));
     }

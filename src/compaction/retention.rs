@@ -19,6 +19,7 @@ use super::manifest::{Manifest, SharedManifest};
 use crate::error::Result;
 use crate::ltx::{Header, Trailer};
 use crate::replica::{FileInfo, Replica};
+use crate::sys::mutant;
 use crate::types::{Level, Timestamp, Txid, TxidRange};
 
 /// Files deleted in one call.
@@ -41,7 +42,10 @@ pub struct RetentionPolicy {
 /// Stamps of snapshots need not ascend, if the clock was set: what counts is their order.
 #[must_use]
 pub fn base(manifest: &Manifest, window: Timestamp) -> Option<&FileInfo> {
-    manifest.level(Level::SNAPSHOT).iter().rfind(|file| is_sound(file) && file.created < window)
+    manifest
+        .level(Level::SNAPSHOT)
+        .iter()
+        .rfind(|file| is_sound(file) && (file.created < window || mutant("store-base-not-kept")))
 }
 
 /// Something else under the name of a snapshot is neither relied on nor touched.
@@ -59,10 +63,11 @@ pub fn expired(manifest: &Manifest, window: Timestamp) -> Vec<FileInfo> {
     let Some(base) = base(manifest, window) else { return Vec::new() };
     let older = manifest.level(Level::SNAPSHOT).iter().take_while(|file| file.txids < base.txids);
     let mut gone: Vec<FileInfo> = older.filter(|file| is_sound(file)).copied().collect();
-    let Some(floor) = gone.last().map(|file| file.txids.max()) else { return gone };
+    let floor = if mutant("store-floor-is-the-newest") { manifest.max(Level::SNAPSHOT) } else { None };
+    let Some(floor) = floor.or(gone.last().map(|file| file.txids.max())) else { return gone };
     for level in Level::all().filter(|level| (1..=8).contains(&level.get())) {
         // Where the level ends is where its next compaction goes on.
-        let last = manifest.newest(level).map(|file| file.txids);
+        let last = manifest.newest(level).map(|file| file.txids).filter(|_| !mutant("store-level-end-deleted"));
         let below = manifest.level(level).iter().filter(|file| file.txids.max() < floor && Some(file.txids) != last);
         gone.extend(below);
     }
@@ -112,7 +117,7 @@ pub fn l0(manifest: &Manifest, cutoff: Timestamp, base: Option<Txid>) -> L0Decis
         let group = &files[at..at + len];
         let last = at + len - 1;
         at += len;
-        if files[last].txids.max() > max_l1 || (home.is_none() && !needless) {
+        if files[last].txids.max() > max_l1 || (home.is_none() && !needless && !mutant("store-l0-not-compacted")) {
             decision.not_compacted += len;
             continue;
         }
@@ -126,7 +131,12 @@ pub fn l0(manifest: &Manifest, cutoff: Timestamp, base: Option<Txid>) -> L0Decis
             decision.too_recent += len;
             continue;
         }
-        decision.delete.extend(group.iter().rev().filter(|file| **file != newest));
+        let kept = |file: &&FileInfo| **file != newest;
+        if mutant("store-l0-oldest-first") {
+            decision.delete.extend(group.iter().filter(kept));
+            continue;
+        }
+        decision.delete.extend(group.iter().rev().filter(kept));
     }
     decision.local = first_kept(files, &decision.delete).and_then(|kept| Txid::new(kept.get() - 1));
     decision

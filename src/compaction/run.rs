@@ -47,6 +47,9 @@ pub struct Compactor<'a> {
     /// L0 files are taken from here if they are there: what was written a moment ago may not be
     /// readable from the store yet.
     pub local: Option<&'a LocalDir>,
+    /// Up to here local files are known to be those of the target. Beyond, another writer may have put another
+    /// file there under the same name.
+    pub local_until: Option<Txid>,
     /// For what is created on behalf of the database.
     pub modes: Option<Modes>,
     /// Bounds of one merge.
@@ -172,8 +175,12 @@ impl Compactor<'_> {
         let Some(local) = self.local.filter(|_| inputs.iter().any(|file| file.level == Level::L0)) else {
             return Ok(inputs.iter().map(|_| None).collect());
         };
-        let (local, inputs) = (local.clone(), inputs.to_vec());
-        blocking(move || inputs.iter().map(|file| open_local(&local, file)).collect()).await
+        let (local, inputs, until) = (local.clone(), inputs.to_vec(), self.local_until);
+        let open = move |file: &FileInfo| match Some(file.txids.max()) <= until {
+            true => open_local(&local, file),
+            false => Ok(None),
+        };
+        blocking(move || inputs.iter().map(open).collect()).await
     }
 
     /// Writes what `make` makes to the store.

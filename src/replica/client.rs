@@ -130,6 +130,12 @@ pub trait ReplicaClient: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Whether a large object comes faster in several ranges at a time than in one piece: stores that slow each
+    /// connection down, not all together. Wrappers must pass it on.
+    fn reads_in_parts(&self) -> bool {
+        false
+    }
+
     /// Connects and validates. Later calls do nothing once one has succeeded.
     ///
     /// # Errors

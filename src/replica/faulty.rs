@@ -159,6 +159,10 @@ impl ReplicaClient for Faulty {
         self.inner.requests()
     }
 
+    fn reads_in_parts(&self) -> bool {
+        self.inner.reads_in_parts()
+    }
+
     fn creates_exclusively(&self) -> bool {
         self.inner.creates_exclusively()
     }

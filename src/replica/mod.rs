@@ -39,6 +39,10 @@ mod stream;
 #[cfg(any(feature = "sftp", feature = "webdav"))]
 mod tree;
 #[cfg(feature = "web")]
+#[cfg_attr(
+    not(all(feature = "abs", feature = "gs", feature = "oss", feature = "webdav")),
+    allow(dead_code, reason = "a build with few backends does not need all of it")
+)]
 mod web;
 #[cfg(feature = "webdav")]
 pub mod webdav;

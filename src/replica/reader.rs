@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt};
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::client::{ByteStream, Key, ReplicaClient};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,18 +16,44 @@ const WAITS: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(
 /// The object `key` from `offset` on, opened on the first poll and reopened at the current offset after a read error
 /// or an end before `size` bytes. `what` names the file in the error that gives up.
 pub(crate) fn resumable(client: Arc<dyn ReplicaClient>, key: Key, offset: u64, size: u64, what: String) -> ByteStream {
-    let reader = Reader { client, key, size, what, offset, reopens: 0, stream: None };
-    stream::try_unfold(reader, |mut reader| async move {
-        let chunk = reader.next().await?;
-        Ok(chunk.map(|chunk| (chunk, reader)))
-    })
-    .boxed()
+    // To the end whatever the listing said: an object that was replaced may have grown.
+    Reader { client, key, size, end: u64::MAX, what, offset, reopens: 0, stream: None }.stream()
+}
+
+/// Bytes of one range of an object that is read in parts.
+const PART: u64 = 4 << 20;
+/// Ranges in flight. With [`PART`] the bound of memory: 24 MiB.
+const PARTS_AT_ONCE: usize = 6;
+
+/// As [`resumable`], several ranges at a time, each continued on its own. An object that is replaced meanwhile comes out
+/// mixed: only for content that carries a checksum.
+pub(crate) fn in_parts(client: Arc<dyn ReplicaClient>, key: Key, offset: u64, size: u64, what: String) -> ByteStream {
+    if size.saturating_sub(offset) < 2 * PART {
+        return resumable(client, key, offset, size, what);
+    }
+    let starts = std::iter::successors(Some(offset), move |start| Some(start + PART).filter(|next| *next < size));
+    let part = move |start: u64| {
+        // The last one reads to the end whatever the listing said: an object that was replaced may have grown.
+        let end = Some(start + PART).filter(|end| *end < size).unwrap_or(u64::MAX);
+        let (client, key, what) = (client.clone(), key.clone(), what.clone());
+        let part = Reader { client, key, size: end.min(size), end, what, offset: start, reopens: 0, stream: None };
+        part.stream().try_collect::<Vec<Bytes>>()
+    };
+    stream::iter(starts)
+        .map(part)
+        .buffered(PARTS_AT_ONCE)
+        .map_ok(|chunks| stream::iter(chunks.into_iter().map(Ok)))
+        .try_flatten()
+        .boxed()
 }
 
 struct Reader {
     client: Arc<dyn ReplicaClient>,
     key: Key,
+    /// Where it may end.
     size: u64,
+    /// Where reading ends, exclusive; `u64::MAX` is the object's end.
+    end: u64,
     what: String,
     offset: u64,
     reopens: usize,
@@ -34,7 +61,15 @@ struct Reader {
 }
 
 impl Reader {
-    async fn next(&mut self) -> Result<Option<bytes::Bytes>> {
+    fn stream(self) -> ByteStream {
+        stream::try_unfold(self, |mut reader| async move {
+            let chunk = reader.next().await?;
+            Ok(chunk.map(|chunk| (chunk, reader)))
+        })
+        .boxed()
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             let Some(stream) = &mut self.stream else {
                 self.open().await?;
@@ -54,8 +89,8 @@ impl Reader {
     }
 
     async fn open(&mut self) -> Result<()> {
-        // To the end whatever the listing said: an object that was replaced may have grown.
-        let range = (self.offset > 0).then_some(self.offset..u64::MAX);
+        let whole = self.offset == 0 && self.end == u64::MAX;
+        let range = (!whole).then_some(self.offset..self.end);
         match self.client.get(&self.key, range).await {
             Ok(stream) => {
                 self.stream = Some(stream);
@@ -85,13 +120,12 @@ impl Reader {
 }
 
 fn is_final(err: &Error) -> bool {
-    matches!(err.kind(), ErrorKind::NotFound | ErrorKind::Cancelled)
+    let refused = matches!(err.kind(), ErrorKind::PermissionDenied | ErrorKind::Invalid);
+    refused || matches!(err.kind(), ErrorKind::NotFound | ErrorKind::Cancelled)
 }
 
 #[cfg(test)]
 mod tests {
-    use futures::TryStreamExt;
-
     use super::super::client::PutOptions;
     use super::super::faulty::{Fault, Faulty, Op};
     use super::super::memory::MemoryClient;
@@ -129,6 +163,30 @@ mod tests {
         assert_eq!(read(&client, &key).await.unwrap(), BODY);
         assert_eq!(start.elapsed(), Duration::from_millis(1750));
         assert_eq!(client.calls(Op::Get), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_object_comes_in_order_from_several_ranges_each_continued_on_its_own() {
+        let client = Arc::new(Faulty::new(Arc::new(MemoryClient::new())));
+        let key = Key::new("x").unwrap();
+        let opts = PutOptions { stamp: Timestamp::from_millis(0), size: None, modes: None, exclusive: false };
+        for extra in [0, 1, PART - 1] {
+            let size = 7 * PART + extra;
+            let body: Vec<u8> = (0..size).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 13) as u8).collect();
+            client.put(&key, once(body.clone()), opts).await.unwrap();
+            client.push(Op::Get, Fault::CutBody { after: 1000 });
+            client.push(Op::Get, Fault::BreakBody { after: 3, kind: ErrorKind::Unavailable });
+            client.push(Op::Get, Fault::Refuse(ErrorKind::Unavailable));
+            let before = client.calls(Op::Get);
+            let chunks: Vec<Bytes> =
+                in_parts(client.clone(), key.clone(), 0, size, "level=9".to_owned()).try_collect().await.unwrap();
+            assert!(chunks.concat() == body, "{extra}");
+            assert_eq!(client.calls(Op::Get) - before, 7 + u64::from(extra > 0) + 3);
+        }
+        client.push(Op::Get, Fault::Refuse(ErrorKind::NotFound));
+        let read: Result<Vec<Bytes>> =
+            in_parts(client.clone(), key.clone(), 5, 8 * PART, "level=9".to_owned()).try_collect().await;
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::NotFound);
     }
 
     #[tokio::test(start_paused = true)]

@@ -84,6 +84,10 @@ impl Requests {
         Self { world, policy: RetryPolicy::DEFAULT, stats: Arc::default() }
     }
 
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
     pub(crate) fn stats(&self) -> &Arc<RequestStats> {
         &self.stats
     }
@@ -147,6 +151,7 @@ impl Requests {
                     operation = call.operation.name(),
                     target = call.target,
                     error = %failure.error,
+                    hint = failure.error.hint_text(),
                     "storage request failed, retrying"
                 );
             }

@@ -59,7 +59,7 @@ impl Origin<FileInfo> for LtxFiles<'_> {
 
     fn open(&self, file: &FileInfo) -> Result<ByteStream> {
         let from = self.begun.filter(|(begun, _)| begun == file).map_or(0, |(_, from)| from);
-        self.replica.get_resumable_from(file, from)
+        self.replica.get_parallel_from(file, from)
     }
 
     fn small(&self, files: &[FileInfo]) -> Option<BoxFuture<'static, Vec<Option<Bytes>>>> {

@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::FileInfo;
+use crate::sys::mutant;
 use crate::types::{Level, Timestamp, Txid};
 
 /// Smallest LTX file: a header. Anything below was cut off while it was copied.
@@ -29,6 +30,7 @@ impl Target {
         match self {
             Self::Latest => true,
             Self::Txid(txid) => file.txids.max() <= txid,
+            Self::Before(time) if mutant("store-time-inclusive") => file.created <= time,
             Self::Before(time) => file.created < time,
         }
     }
@@ -57,7 +59,7 @@ pub fn plan(files: &[FileInfo], target: Target) -> Result<Vec<FileInfo>> {
         (Target::Txid(txid), _) if reached != Some(txid) => Err(nothing_found()),
         // Before the first snapshot that is left there is no state to be older than what was asked for.
         (Target::Before(_), _) if plan.is_empty() => Err(nothing_found()),
-        (Target::Latest | Target::Before(_), Some(next)) => Err(gap(reached, next)),
+        (Target::Latest | Target::Before(_), Some(next)) if !mutant("store-gap-is-the-end") => Err(gap(reached, next)),
         _ if plan.is_empty() => Err(nothing_found()),
         _ => Ok(plan),
     }

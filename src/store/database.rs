@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
 use super::config::DatabaseConfig;
 use super::health::Health;
@@ -14,7 +14,7 @@ use crate::db::{Counters, Db, SyncReport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::LocalDir;
 use crate::sqlite::Sqlite;
-use crate::sys::{Modes, World, blocking};
+use crate::sys::{Follower, Modes, News, World, blocking, mutant};
 use crate::telemetry::SyncFigures;
 use crate::types::Txid;
 
@@ -28,10 +28,11 @@ pub(super) struct Database {
     /// Bounds the steps that run at once in this process.
     pool: Arc<Pool>,
     targets: Vec<Target>,
-    /// Whether local state was compared with the targets since start.
-    recovered: AtomicBool,
+    /// Whether local state was compared with the targets since start. Held while that is done: two at it at
+    /// once would fetch the same file into one place.
+    recovered: Mutex<bool>,
     local: LocalDir,
-    seen: watch::Sender<Seen>,
+    seen: News<Seen>,
     health: Arc<Health>,
     /// Set once it was closed for good: another engine may work on its path from then on.
     closed: Arc<AtomicBool>,
@@ -92,8 +93,8 @@ impl Database {
             db: Arc::new(Mutex::new(db)),
             pool,
             targets: config.targets.into_iter().enumerate().map(|(n, target)| Target::new(n, target)).collect(),
-            recovered: AtomicBool::new(false),
-            seen: watch::Sender::new(Seen::default()),
+            recovered: Mutex::default(),
+            seen: News::default(),
             health,
             closed: Arc::default(),
         }
@@ -123,12 +124,12 @@ impl Database {
 
     /// What the last sync left behind.
     pub(super) fn seen(&self) -> Seen {
-        *self.seen.borrow()
+        self.seen.get()
     }
 
     /// Follows [`Database::seen`].
-    pub(super) fn watch(&self) -> watch::Receiver<Seen> {
-        self.seen.subscribe()
+    pub(super) fn watch(&self) -> Follower<Seen> {
+        self.seen.follow()
     }
 
     /// The engine if nobody is using it, for a look that does not block.
@@ -168,11 +169,16 @@ impl Database {
     }
 
     async fn sync_steps(&self) -> Result<(SyncReport, Option<SyncFigures>)> {
-        if !self.recovered.load(Ordering::Acquire) {
-            if !recover::run(self).await? {
+        {
+            let mut recovered = self.recovered.lock().await;
+            if mutant("store-recovered-by-everybody") && !*recovered {
+                drop(recovered);
+                recover::run(self).await?;
+                recovered = self.recovered.lock().await;
+            } else if !*recovered && !recover::run(self).await? {
                 return Ok((SyncReport { no_database: true, ..SyncReport::default() }, None));
             }
-            self.recovered.store(true, Ordering::Release);
+            *recovered = true;
         }
         let fs = Arc::clone(&self.world.fs);
         let (report, modes, figures) = self
@@ -184,13 +190,13 @@ impl Database {
             })
             .await?;
         let now = Seen { position: report.position, modes };
-        self.seen.send_if_modified(|seen| std::mem::replace(seen, now) != now);
+        self.seen.change(|seen| std::mem::replace(seen, now) != now);
         Ok((report, (!report.no_database).then_some(figures)))
     }
 
     /// New files were made by something else than a sync.
     pub(super) fn note_position(&self, position: Option<Txid>) {
-        self.seen.send_if_modified(|seen| std::mem::replace(&mut seen.position, position) != position);
+        self.seen.change(|seen| std::mem::replace(&mut seen.position, position) != position);
     }
 
     /// Ends the read transaction and closes all files. Every later step is refused.

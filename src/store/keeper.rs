@@ -37,7 +37,7 @@ pub(super) async fn run(database: Arc<Database>, upkeep: Arc<Upkeep>, stop: Canc
     tokio::select! {
         biased;
         () = stop.cancelled() => return,
-        known = news.wait_for(|seen| seen.position.is_some()) => if known.is_err() { return },
+        () = news.until(|seen| seen.position.is_some()) => {}
     }
     let clock = database.world.clock.clone();
     let mut settings = upkeep.watch();
@@ -95,7 +95,8 @@ impl Keeper {
                     // Whatever became of the snapshot: what is expired is expired.
                     let now = self.time.now(upkeep.config().retention.snapshots);
                     if let Err(err) = upkeep.retain_snapshots(target, now).await {
-                        error!(system = "store", db = %database.name(), error = %err, "retention enforcement failed");
+                        error!(system = "store", db = %database.name(), error = %err, hint = err.hint_text(),
+                            "retention enforcement failed");
                     }
                     written?;
                 }
@@ -113,7 +114,7 @@ impl Keeper {
         let done = self.upkeep.retain_l0(&self.database, &self.time, &mut self.local_done).await;
         if let Err(err) = done {
             error!(system = "store", db = %self.database.name(), path = %self.database.path().display(), error = %err,
-                "l0 retention enforcement failed");
+                hint = err.hint_text(), "l0 retention enforcement failed");
         }
     }
 
@@ -126,7 +127,7 @@ impl Keeper {
             Job::Compact(level) => level,
             Job::Snapshot => Level::SNAPSHOT,
             Job::Validate | Job::RetainL0 => {
-                return warn!(system = "store", db = %db, error = %err, "validation failed");
+                return warn!(system = "store", db = %db, error = %err, hint, "validation failed");
             }
         };
         error!(system = "store", db = %db, level = level.get(), error = %err, hint, "compaction failed");

@@ -10,15 +10,21 @@
 //! Two files of one TXID are the same if their headers are: salts, offsets and time come together
 //! only once.
 
+use std::time::Duration;
+
 use tracing::warn;
 
 use super::database::Database;
 use super::target::Target;
+use crate::compaction::Manifest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::Header;
-use crate::replica::{FileInfo, Replica, Stamps};
-use crate::sys::{OpenMode, blocking, read_full_at};
+use crate::replica::{FileInfo, Replica};
+use crate::sys::{OpenMode, blocking, mutant, read_full_at};
 use crate::types::{Level, Txid, TxidRange};
+
+/// Waits before a header that looks damaged is read again.
+const READ_AGAIN: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1600)];
 
 /// The error of a target that somebody else writes to.
 pub(super) fn taken(replica: &Replica, txid: Txid) -> Error {
@@ -30,34 +36,75 @@ pub(super) fn taken(replica: &Replica, txid: Txid) -> Error {
 }
 
 /// The object of an L0 file of ours, if that is what the target has under its name.
+///
+/// # Errors
+/// Those of reading both. A header that cannot be read is no proof of another writer: the answer may have
+/// been cut short, and the next one is whole.
 pub(super) async fn ours(database: &Database, target: &Target, txids: TxidRange) -> Result<Option<FileInfo>> {
     let Some(local) = local_header(database, txids).await? else { return Ok(None) };
-    let remote = match target.replica().header(Level::L0, txids).await {
-        Err(err) if err.kind() == ErrorKind::Corrupt => return Ok(None),
-        other => other?,
-    };
-    if remote != local {
+    if target.replica().header(Level::L0, txids).await? != local && !mutant("store-rival-not-noticed") {
         return Ok(None);
     }
-    let listed = target.replica().list(Level::L0, Some(txids.min()), Stamps::Cheap).await?;
-    Ok(listed.into_iter().find(|file| file.txids == txids))
+    let (fs, path) = (database.world.fs.clone(), database.local().path(Level::L0, txids));
+    let size = blocking(move || fs.stat(&path)).await?.len;
+    Ok(Some(FileInfo { level: Level::L0, txids, size, created: local.timestamp }))
 }
 
-/// The newest TXID of the target, if a local file of it exists and is another one.
-pub(super) async fn diverged(database: &Database, target: &Target) -> Result<Option<Txid>> {
-    let newest = |m: &crate::compaction::Manifest| {
+/// How what a target holds stands to the local files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kinship {
+    /// The target's newest transaction is the local one of that TXID, so everything local up to it is there.
+    Same(Txid),
+    /// It is another one.
+    Other(Txid),
+    /// Its file is there and cannot be read.
+    Unreadable(Txid),
+    /// There is nothing on one side to compare with.
+    Unknown(Option<Txid>),
+}
+
+impl Kinship {
+    /// The target's newest transaction.
+    pub(super) fn txid(self) -> Option<Txid> {
+        match self {
+            Self::Same(txid) | Self::Other(txid) | Self::Unreadable(txid) => Some(txid),
+            Self::Unknown(txid) => txid,
+        }
+    }
+}
+
+/// Compares the target's newest transaction with the local file of its TXID. Files of level 9 do not count:
+/// they follow the uploads of what they hold.
+pub(super) async fn kinship(database: &Database, target: &Target) -> Result<Kinship> {
+    let newest = |m: &Manifest| {
         let chain = m.iter().filter(|file| file.level != Level::SNAPSHOT);
         chain.max_by_key(|file| (file.txids.max(), std::cmp::Reverse(file.level))).copied()
     };
-    let Some(newest) = target.manifest().read(target.replica(), newest).await? else { return Ok(None) };
-    let txid = newest.txids.max();
-    let Some(local) = local_header(database, TxidRange::single(txid)).await? else { return Ok(None) };
-    let remote = match target.replica().header(newest.level, newest.txids).await {
-        // That it is damaged does not make it another writer's; restores will say so.
-        Err(err) if err.kind() == ErrorKind::Corrupt => return Ok(None),
-        other => other?,
+    let Some(newest) = target.manifest().read(target.replica(), newest).await? else {
+        return Ok(Kinship::Unknown(None));
     };
-    Ok((!same_end(&local, newest.level, &remote)).then_some(txid))
+    let txid = newest.txids.max();
+    if mutant("store-other-history-ignored") {
+        return Ok(Kinship::Unknown(Some(txid)));
+    }
+    let Some(local) = local_header(database, TxidRange::single(txid)).await? else {
+        return Ok(Kinship::Unknown(Some(txid)));
+    };
+    let Some(remote) = remote_header(target.replica(), &newest).await? else { return Ok(Kinship::Unreadable(txid)) };
+    Ok(if same_end(&local, newest.level, &remote) { Kinship::Same(txid) } else { Kinship::Other(txid) })
+}
+
+/// The header of a file of the target; `None` if it is damaged. An answer that is cut short looks like damage,
+/// but not again and again.
+async fn remote_header(replica: &Replica, file: &FileInfo) -> Result<Option<Header>> {
+    for wait in READ_AGAIN.map(Some).into_iter().chain([None]) {
+        match (replica.header(file.level, file.txids).await, wait) {
+            (Err(err), Some(wait)) if err.kind() == ErrorKind::Corrupt => tokio::time::sleep(wait).await,
+            (Err(err), None) if err.kind() == ErrorKind::Corrupt => break,
+            (header, _) => return header.map(Some),
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a file of the target ends with the transaction of a local L0 file. Compaction keeps of it
@@ -71,11 +118,14 @@ fn same_end(local: &Header, level: Level, remote: &Header) -> bool {
 }
 
 /// Before the first upload after a start: if the target's newest transaction is not the local one of
-/// that TXID, local state is of another history and is given up. Returns whether it was.
+/// that TXID, or nobody can tell, local state is taken for another history and given up. Returns whether it was.
 pub(super) async fn give_up_other_history(database: &Database, target: &Target) -> Result<bool> {
-    let Some(txid) = diverged(database, target).await? else { return Ok(false) };
-    warn!(system = "store", db = %database.name(), replica = target.replica().kind(), txid = %txid,
-        location = target.replica().client().location(),
+    let txid = match kinship(database, target).await? {
+        Kinship::Same(_) | Kinship::Unknown(_) => return Ok(false),
+        Kinship::Other(txid) | Kinship::Unreadable(txid) => txid,
+    };
+    warn!(system = "store", db = %database.name(), replica = target.replica().kind(),
+        txid = %txid, location = target.replica().client().location(),
         "replica holds another history than the local ltx files, continuing above it with a full image");
     database.with_db(|db| db.forget_local()).await?;
     Ok(true)

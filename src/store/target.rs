@@ -3,7 +3,7 @@
 use std::io::BufWriter;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use tracing::{debug, error, info, warn};
 
 use super::config::TargetConfig;
 use super::database::Database;
-use super::lineage;
+use super::lineage::{self, Kinship};
 use super::retry::{Outages, Retry};
 use crate::compaction::{Compactor, Cure, Limits, Manifest, SharedManifest, cure, gaps};
 use crate::db::SnapshotInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, FileWriter, Header};
-use crate::replica::{FileInfo, Replica};
-use crate::sys::{Fs, LogLimiter, Modes, OpenMode, Publisher, blocking, unique_temp_path};
+use crate::replica::{FileInfo, Replica, Stamps};
+use crate::sys::{Fs, LogLimiter, Modes, OpenMode, Publisher, blocking, mutant, unique_temp_path};
 use crate::types::{Level, PageSize, Txid, TxidRange};
 use crate::wal::WalHeader;
 
@@ -37,6 +37,8 @@ pub(super) struct Target {
     manifest: SharedManifest,
     /// Whether an upload pass ever went through.
     ready: AtomicBool,
+    /// See [`Target::shared_until`]; 0 = nothing.
+    shared_until: AtomicU64,
     /// Set once somebody else was found to write to it. From then on nothing is: see [`lineage`].
     rival: OnceLock<Txid>,
 }
@@ -72,6 +74,7 @@ impl Target {
             state: Mutex::default(),
             manifest: SharedManifest::new(),
             ready: AtomicBool::new(false),
+            shared_until: AtomicU64::new(0),
             rival: OnceLock::new(),
         }
     }
@@ -89,6 +92,19 @@ impl Target {
     /// target is still ours.
     pub(super) fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire) && self.rival.get().is_none()
+    }
+
+    /// How far local files are known to be those of the target.
+    pub(super) fn shared_until(&self) -> Option<Txid> {
+        if mutant("store-local-files-trusted") {
+            return Txid::new(u64::MAX);
+        }
+        Txid::new(self.shared_until.load(Ordering::Acquire))
+    }
+
+    /// The target has the local file of this TXID, and with it all local files before.
+    fn is_there(&self, txid: Txid) {
+        self.shared_until.fetch_max(txid.get(), Ordering::AcqRel);
     }
 
     /// Refuses a target that has another writer.
@@ -116,7 +132,10 @@ impl Target {
         let uploaded = async {
             let position = match known.position.take() {
                 Some(position) => position,
-                None => self.look(database).await?,
+                None if mutant("store-replica-not-asked") => {
+                    Position { txid: Txid::new(local.get() - 1), page_size: None }
+                }
+                None => self.look(database, local).await?,
             };
             self.upload(database, position, local, limit).await
         };
@@ -124,7 +143,8 @@ impl Target {
             Ok((position, pass)) => {
                 // Only now, so that an error leaves nothing assumed.
                 known.position = Some(position);
-                database.health().reached(self.n, position.txid, pass == Pass::Done);
+                let told = if mutant("store-local-position-told") { Some(local) } else { position.txid };
+                database.health().reached(self.n, told, pass == Pass::Done);
                 self.ready.store(true, Ordering::Release);
                 Ok(pass)
             }
@@ -175,18 +195,43 @@ impl Target {
         Ok(())
     }
 
-    /// Asks the target what it holds, and closes gaps.
-    async fn look(&self, database: &Database) -> Result<Position> {
-        if let Some(txid) = lineage::diverged(database, self).await? {
-            return Err(self.lost_to_rival(txid));
+    /// Makes sure that the target still holds what we put there and nothing else. `local` is the newest TXID of
+    /// ours: what is beyond it was put there by somebody else, for a start continues above everything it finds.
+    async fn check_alone(&self, database: &Database, local: Txid) -> Result<Kinship> {
+        let kinship = lineage::kinship(database, self).await?;
+        match kinship {
+            Kinship::Other(txid) => return Err(self.lost_to_rival(txid)),
+            Kinship::Same(txid) => self.is_there(txid),
+            Kinship::Unreadable(_) | Kinship::Unknown(_) => {}
         }
+        // Not from what is remembered: whoever is at work there keeps its newest file in level 0.
+        let listed = self.replica().list(Level::L0, None, Stamps::Cheap).await?;
+        let newest = listed.iter().map(|file| file.txids.max()).max().max(kinship.txid());
+        match newest {
+            Some(txid) if txid > local && !mutant("store-foreign-end-ignored") => Err(self.lost_to_rival(txid)),
+            _ => Ok(kinship),
+        }
+    }
+
+    /// Asks the target what it holds, and closes gaps.
+    async fn look(&self, database: &Database, local: Txid) -> Result<Position> {
+        let kinship = self.check_alone(database, local).await?;
         self.close_gaps(database).await?;
+        if matches!(kinship, Kinship::Unreadable(_)) {
+            warn!(system = "store", db = %database.name(), replica = self.replica().kind(),
+                "newest ltx file on the replica is damaged, bridging it with a snapshot");
+            self.snapshot(database).await?;
+        }
         let ends = |manifest: &Manifest| {
             let key = |f: &&FileInfo| (f.txids.max(), f.level);
             let chain = manifest.iter().filter(|f| f.level != Level::SNAPSHOT).max_by_key(key).copied();
             (chain, manifest.iter().max_by_key(key).copied())
         };
         let (chain, newest) = self.manifest.read(self.replica(), ends).await?;
+        let known = kinship.txid().max(Txid::new(self.shared_until.load(Ordering::Acquire)));
+        if chain.map(|file| file.txids.max()) > known {
+            return Err(Error::new(ErrorKind::Changed, "replica changed while it was looked at"));
+        }
         let Some(newest) = newest else { return Ok(Position { txid: None, page_size: None }) };
         // A snapshot may be ahead of the uploads; they go on where they ended, if they can.
         let newest = match chain {
@@ -279,6 +324,7 @@ impl Target {
             other => other.map_err(|e| e.context("write ltx file"))?,
         };
         self.manifest.written(info);
+        self.is_there(txids.max());
         debug!(system = "store", db = %database.name(), replica = self.replica().kind(), level = 0,
             minTXID = %txids.min(), maxTXID = %txids.max(), size = info.size, "ltx file uploaded");
         Ok(info)
@@ -290,6 +336,7 @@ impl Target {
             replica: self.replica(),
             manifest: &self.manifest,
             local: Some(database.local()),
+            local_until: self.shared_until(),
             modes: database.seen().modes,
             limits: Limits::default(),
         };
@@ -325,14 +372,20 @@ impl Target {
     /// Those of reading the database and of the store.
     pub(super) async fn force_snapshot(&self, database: &Database) -> Result<FileInfo> {
         let staged = Staged::write(database).await?;
-        self.sync(database, None).await?;
+        if !mutant("store-snapshot-before-uploads") {
+            self.sync(database, None).await?;
+        }
         self.put_snapshot(database, staged).await
     }
 
     /// Writes a snapshot of the present state to level 9.
+    ///
+    /// It may hold what was not uploaded yet, so it is made sure before that nobody else has come.
     async fn snapshot(&self, database: &Database) -> Result<SnapshotInfo> {
         let staged = Staged::write(database).await?;
         let snapshot = staged.snapshot;
+        self.manifest.forget();
+        self.check_alone(database, snapshot.txids.max()).await?;
         log_snapshot(database, &self.put_snapshot(database, staged).await?);
         Ok(snapshot)
     }
@@ -410,9 +463,9 @@ pub(super) async fn run(database: Arc<Database>, n: usize, outages: Arc<Outages>
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            changed = news.wait_for(|seen| seen.position.is_some()) => if changed.is_err() { return },
+            () = news.until(|seen| seen.position.is_some()) => {}
         }
-        news.mark_unchanged();
+        news.mark_seen();
         let started = clock.elapsed();
         let mut failed = None;
         loop {
@@ -435,7 +488,7 @@ pub(super) async fn run(database: Arc<Database>, n: usize, outages: Arc<Outages>
                         error!(system = "store", db = %database.name(), replica = target.replica().kind(), error = %err,
                             hint = err.hint_text(), consecutive_errors = retry.failures(), "monitor error");
                     }
-                    news.mark_changed();
+                    news.mark_unseen();
                     break;
                 }
             }
@@ -454,7 +507,7 @@ pub(super) async fn run(database: Arc<Database>, n: usize, outages: Arc<Outages>
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            changed = news.changed() => if changed.is_err() { return },
+            () = news.changed() => {}
         }
     }
 }

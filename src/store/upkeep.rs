@@ -118,6 +118,7 @@ impl Upkeep {
             replica: target.replica(),
             manifest: target.manifest(),
             local: Some(database.local()),
+            local_until: target.shared_until(),
             modes: database.seen().modes,
             limits: Limits::default(),
         };

@@ -67,8 +67,9 @@ def many(scene, program, files):
     proxy.close()
 
 
-def measure(name, scene, programs, latency, rounds):
+def measure(name, scene, programs, latency, rounds, rate=None):
     proxy = Proxy(address(scene.endpoint), latency)
+    proxy.rate = rate
     db, config = scene.config(name, proxy.url)
     out = scene.work / "out.db"
     figures, digests, requests = {}, set(), {}
@@ -120,6 +121,8 @@ def main():
         if args.megabytes:
             large(scene, programs["ours"], args.megabytes)
             report["large"] = measure("large", scene, programs, args.latency_ms / 1000, args.rounds)
+            # What one connection to a real store gives.
+            report["large_at_80_mb_per_second_and_connection"] = measure("large", scene, programs, args.latency_ms / 1000, args.rounds, 80e6)
             report["large_without_latency"] = measure("large", scene, programs, 0, 1)
         report["took_seconds"] = round(time.monotonic() - began)
     finally:

@@ -84,6 +84,7 @@ impl Scene {
             replica: &self.replica,
             manifest: &self.manifest,
             local: Some(&self.local),
+            local_until: Txid::new(u64::MAX),
             modes: None,
             limits: Limits::default(),
         }
@@ -172,6 +173,24 @@ async fn local_files_come_first_and_the_store_where_they_are_gone() {
     scene.put(1, range(1, 1), b"x".to_vec()).await;
     assert_eq!(scene.pass(1).await.unwrap()[0].txids, range(2, 4));
     assert_eq!(scene.client.calls(Op::Get), 1);
+}
+
+/// The simulator's finding: beyond what we have uploaded, another writer may have put another file under the name.
+#[tokio::test]
+async fn local_files_beyond_what_is_known_to_be_ours_are_not_used() {
+    let scene = Scene::new();
+    scene.put(1, range(1, 1), b"x".to_vec()).await;
+    for n in 2..=4 {
+        scene.put(0, range(n, n), small(n, 512)).await;
+        let local = if n == 4 { small(n + 50, 512) } else { small(n, 512) };
+        fs::write(scene.local.path(Level::L0, range(n, n)), local).unwrap();
+    }
+    let compactor = Compactor { local_until: Txid::new(3), ..scene.compactor() };
+    let until = compactor.end_below(level(1)).await.unwrap();
+    assert!(matches!(compactor.step(level(1), until).await.unwrap(), Step::Merged(_)));
+    assert_eq!(scene.client.calls(Op::Get), 1);
+    let (_, pages) = scene.content(1, range(2, 4)).await;
+    assert_eq!(pages.iter().find(|(pgno, _)| *pgno == 5), Some(&(5, noise(4, 512))));
 }
 
 #[tokio::test]

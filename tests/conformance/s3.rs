@@ -12,7 +12,7 @@ use litestream::error::ErrorKind;
 use litestream::replica::requests::Operation;
 use litestream::replica::s3::S3Client;
 use litestream::replica::{Key, PutOptions, ReplicaClient, Stamps, once};
-use litestream::sys::{Clock, SystemClock, World};
+use litestream::sys::{BootId, Clock, SystemClock, World};
 use litestream::types::Timestamp;
 use sha2::{Digest, Sha256};
 
@@ -52,7 +52,10 @@ impl Service {
     }
 
     fn client_at(&self, path: &str, keys: &str) -> S3Client {
-        let world = World::system();
+        self.client_in(World::system(), path, keys)
+    }
+
+    fn client_in(&self, world: World, path: &str, keys: &str) -> S3Client {
         let env = Environment::new([], PathBuf::from("/"));
         let around = Surroundings { env: &env, fs: world.fs.as_ref() };
         let config = config::parse(&self.config(path, keys), around).unwrap();
@@ -265,4 +268,42 @@ async fn backups_of_the_old_format_are_found_and_restored() {
         assert_eq!(sha256(&out), expected["latest"]["sha256"].as_str().unwrap());
         std::fs::remove_file(out).unwrap();
     }
+}
+
+/// A clock that is off by so many seconds.
+#[derive(Debug)]
+struct Shifted(SystemClock, i64);
+
+impl Clock for Shifted {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.now().millis() + self.1 * 1000)
+    }
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+    fn pause(&self, time: Duration) {
+        self.0.pause(time);
+    }
+    fn boot(&self) -> Option<BootId> {
+        self.0.boot()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the services of tests/servers/s3.sh"]
+async fn a_clock_that_is_two_hours_off_is_said_at_once() {
+    let service = Service::named("ceph");
+    for seconds in [7200, -7200] {
+        let clock: Arc<dyn Clock> = Arc::new(Shifted(SystemClock::new(), seconds));
+        let client = service.client_in(World { clock, ..World::system() }, "clock", "");
+        let asked = async { client.put(&key("0000/a"), once("x"), opts(None)).await };
+        let err = tokio::time::timeout(Duration::from_secs(5), asked).await.unwrap().unwrap_err();
+        assert!(err.to_string().contains("RequestTimeTooSkewed"), "{err}");
+        assert_eq!(err.kind(), ErrorKind::PermissionDenied);
+        assert!(err.hint_text().unwrap().contains("clock"), "{err}");
+    }
+    // A few minutes are tolerated.
+    let clock: Arc<dyn Clock> = Arc::new(Shifted(SystemClock::new(), 300));
+    let client = service.client_in(World { clock, ..World::system() }, "clock", "");
+    client.put(&key("0000/a"), once("x"), opts(None)).await.unwrap();
 }

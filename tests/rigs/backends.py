@@ -268,7 +268,7 @@ def main():
     p.add_argument("--turn-seconds", type=float, default=8.0, help="how long each program runs")
     p.add_argument("--blob-mb", type=int, default=13, help="size of a row that is there from the start")
     p.add_argument("--big-mb", type=int, default=300, help="size of the large object")
-    p.add_argument("--rss-mb", type=int, default=200, help="memory the program may take for it")
+    p.add_argument("--rss-mb", type=int, default=100, help="memory the program may take for it")
     p.add_argument("--only", choices=["turns", "wrong", "figures"], action="append")
     rig = common.Rig("backends", args := p.parse_args())
     if not rig.reference:

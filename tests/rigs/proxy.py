@@ -3,6 +3,7 @@
     proxy = Proxy(("127.0.0.1", 9000))          # where the store listens
     proxy.url                                   # give this to the program as its endpoint
     proxy.latency = 0.03                        # seconds before each request goes on
+    proxy.rate = 80e6                           # bytes a second of answers, on each connection
     proxy.decide = lambda request: Fault(...)   # or None: pass it on unchanged
     proxy.counts                                # {"PUT": 3, "LIST": 1, ...}
 
@@ -75,6 +76,7 @@ class Proxy:
     def __init__(self, upstream, latency=0.0, decide=None, remember=False):
         self.upstream, self.latency, self.decide = upstream, latency, decide
         self.counts, self.statuses, self.bytes, self.faults = Counter(), Counter(), Counter(), Counter()
+        self.rate = None
         self.remember = remember        # whether answers to listings are kept for `stale`
         self._answers = {}
         self._well = threading.Event()  # set: nobody stalls any longer
@@ -267,6 +269,8 @@ class Link:
     def _send(self, piece, left):
         piece = piece if left is None else piece[:max(left, 0)]
         self.client.sendall(piece)
+        if self.proxy.rate:
+            time.sleep(len(piece) / self.proxy.rate)
         return len(piece)
 
 

@@ -5,6 +5,7 @@
 #
 # LITESTREAM_TEST_S3 tells the command where they are, one service per line:
 #     <name> <endpoint> <bucket> <access key> <secret key>
+# LITESTREAM_TEST_S3_TLS is Ceph's endpoint with TLS, LITESTREAM_TEST_S3_CA the certificate to trust there.
 # moto comes from PyPI into target/servers; Ceph's gateway is used when it is installed (Debian: radosgw ceph-mon
 # ceph-osd ceph-common), and installed first where that is possible. Everything ends with the command.
 set -eu
@@ -58,8 +59,9 @@ boto3.client('s3', endpoint_url=f'http://127.0.0.1:{port}', aws_access_key_id=ac
 PY
     LITESTREAM_TEST_S3="$LITESTREAM_TEST_S3
 ceph http://127.0.0.1:$((base + 1)) $bucket $access $secret"
+    LITESTREAM_TEST_S3_TLS=https://127.0.0.1:$((base + 2))
     LITESTREAM_TEST_S3_CA=$dir/cert.pem
-    export LITESTREAM_TEST_S3_CA
+    export LITESTREAM_TEST_S3_TLS LITESTREAM_TEST_S3_CA
 fi
 export LITESTREAM_TEST_S3
 # A command that only wants the servers up: `tests/servers/s3.sh sleep 600`.

@@ -21,6 +21,7 @@ struct Session {
 pub(crate) struct App {
     disk: Arc<Disk>,
     who: Who,
+    path: &'static str,
     sessions: Vec<Session>,
     /// What SQLite reported that cannot come from a fault.
     pub(crate) complaint: Option<String>,
@@ -29,14 +30,19 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(disk: &Arc<Disk>, proc: Proc) -> Self {
-        Self { disk: Arc::clone(disk), who: disk.who(proc), sessions: Vec::new(), complaint: None, commits: 0 }
+        Self::of(disk, proc, DB)
+    }
+
+    /// With the database at `path`.
+    pub(crate) fn of(disk: &Arc<Disk>, proc: Proc, path: &'static str) -> Self {
+        Self { disk: Arc::clone(disk), who: disk.who(proc), path, sessions: Vec::new(), complaint: None, commits: 0 }
     }
 
     /// Creates the database.
     pub(crate) fn create(&mut self, swarm: &Swarm) {
-        let who = self.who;
+        let (who, path) = (self.who, self.path);
         acting(who, || {
-            let conn = Connection::open(DB).expect("create the database");
+            let conn = Connection::open(path).expect("create the database");
             conn.execute_batch(&format!(
                 "PRAGMA page_size = {}; PRAGMA auto_vacuum = {}; PRAGMA journal_mode = wal; PRAGMA synchronous = full;
                  CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB); CREATE TABLE u(id INTEGER PRIMARY KEY, v BLOB)",
@@ -82,7 +88,7 @@ impl App {
 
     fn open(&mut self, swarm: &Swarm, rng: &mut Rng) -> rusqlite::Result<()> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let conn = Connection::open_with_flags(DB, flags)?;
+        let conn = Connection::open_with_flags(self.path, flags)?;
         conn.busy_timeout(std::time::Duration::from_millis(rng.pick(&[0, 0, 3, 10])))?;
         let full_sync = rng.permille(swarm.full_sync);
         let settings = format!(
@@ -156,7 +162,7 @@ impl App {
         };
         let mut value = vec![0; len.min(20_000)];
         rng.fill(&mut value);
-        let before = self.disk.lock().oracle.now();
+        let before = self.disk.lock().oracle_of(self.path).now();
         match rng.below(10) {
             0 => session.conn.execute(&format!("DELETE FROM {table} WHERE id = ?1"), [id])?,
             1 => session.conn.execute(
@@ -219,7 +225,7 @@ impl App {
         let session = &self.sessions[0];
         let mut value = vec![0; 8];
         rng.fill(&mut value);
-        let before = self.disk.lock().oracle.now();
+        let before = self.disk.lock().oracle_of(self.path).now();
         let (table, id) = match swarm.echo {
             true if rng.permille(500) => {
                 value.fill(u8::try_from(rng.below(2)).unwrap_or(0));
@@ -241,9 +247,9 @@ impl App {
     fn note_commit(&self, swarm: &Swarm, before: usize, full_sync: bool) {
         let mut inner = self.disk.lock();
         inner.observe();
-        let now = inner.oracle.now();
+        let now = inner.oracle_of(self.path).now();
         if full_sync && swarm.interleave == 0 && now > before && !inner.is_dead(self.who) {
-            inner.oracle.is_durable(now);
+            inner.oracle_of(self.path).is_durable(now);
         }
     }
 
@@ -282,7 +288,7 @@ impl App {
         let size = rng.pick(&[512, 1024, 2048, 4096]);
         self.sessions.clear();
         self.open(swarm, rng)?;
-        self.disk.lock().oracle.reread();
+        self.disk.lock().oracle_of(self.path).reread();
         let Some(session) = self.sessions.first_mut() else { return Ok(()) };
         let mode: String = session.conn.query_row("PRAGMA journal_mode = delete", [], |row| row.get(0))?;
         if mode != "delete" {
@@ -293,7 +299,7 @@ impl App {
         } else {
             session.conn.execute("INSERT OR REPLACE INTO u VALUES (1, ?1)", [size])?;
         }
-        self.disk.lock().oracle.reread();
+        self.disk.lock().oracle_of(self.path).reread();
         self.sessions.clear();
         self.open(swarm, rng)?;
         let Some(session) = self.sessions.first_mut() else { return Ok(()) };
@@ -303,10 +309,10 @@ impl App {
 
     /// Ends all transactions, then lets SQLite look at everything.
     pub(crate) fn check(&mut self) -> Result<(), String> {
-        let who = self.who;
+        let (who, path) = (self.who, self.path);
         acting(who, || {
             self.sessions.clear();
-            let conn = Connection::open(DB).map_err(|e| e.to_string())?;
+            let conn = Connection::open(path).map_err(|e| e.to_string())?;
             let text: String =
                 conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).map_err(|e| e.to_string())?;
             if text == "ok" { Ok(()) } else { Err(text) }
@@ -315,10 +321,10 @@ impl App {
 
     /// One more commit that nothing keeps from succeeding.
     pub(crate) fn last_words(&mut self, rng: &mut Rng) -> Result<(), String> {
-        let who = self.who;
+        let (who, path) = (self.who, self.path);
         acting(who, || {
             self.sessions.clear();
-            let conn = Connection::open(DB).map_err(|e| e.to_string())?;
+            let conn = Connection::open(path).map_err(|e| e.to_string())?;
             conn.execute_batch("PRAGMA wal_autocheckpoint = 0").map_err(|e| e.to_string())?;
             let id = i64::try_from(rng.below(1000)).unwrap_or(0);
             conn.execute("INSERT OR REPLACE INTO u VALUES (?1, 'last')", [id]).map_err(|e| e.to_string())?;

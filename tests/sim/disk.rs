@@ -29,6 +29,9 @@ pub(crate) const EMFILE: i32 = 24;
 
 const SECTOR: usize = 512;
 
+/// A second database.
+pub(crate) const OTHER_DB: &str = "/data/db2";
+
 /// Who does something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Proc {
@@ -284,6 +287,8 @@ pub(crate) struct Inner {
     pub(crate) wall_ms: i64,
     graveyard: Vec<Region>,
     pub(crate) oracle: Oracle,
+    /// Of another database, which exists in few runs.
+    pub(crate) other: Oracle,
     pub(crate) short_reads: bool,
     pub(crate) powersafe: bool,
     /// Print every operation.
@@ -367,6 +372,7 @@ impl Disk {
             wall_ms: 1_700_000_000_000,
             graveyard: Vec::new(),
             oracle: Oracle::new("/data/db"),
+            other: Oracle::new(OTHER_DB),
             short_reads: false,
             powersafe: true,
             tell: false,
@@ -517,6 +523,21 @@ impl Inner {
         let mut oracle = std::mem::take(&mut self.oracle);
         oracle.observe(self);
         self.oracle = oracle;
+        if self.file_at(Path::new(OTHER_DB)).is_some() {
+            let mut other = std::mem::take(&mut self.other);
+            other.observe(self);
+            self.other = other;
+        }
+    }
+
+    /// The oracle of a database.
+    pub(crate) fn oracle_of(&mut self, db: &str) -> &mut Oracle {
+        if db == OTHER_DB { &mut self.other } else { &mut self.oracle }
+    }
+
+    /// Whether any database was ever in this state.
+    pub(crate) fn was_ever(&self, digest: u64) -> bool {
+        self.oracle.find(digest).is_some() || self.other.find(digest).is_some()
     }
 
     pub(crate) fn reseed(&mut self, seed: u64) {
@@ -858,6 +879,7 @@ impl Inner {
     pub(crate) fn forget_dirty(&mut self, ino: usize) {
         self.files[ino].dirty.clear();
         self.oracle.cannot_rely_on_syncs();
+        self.other.cannot_rely_on_syncs();
     }
 
     /// Part of a write that was cut off by a kill.
@@ -902,6 +924,7 @@ impl Inner {
         self.drop_orphans();
         self.rng = rng;
         self.oracle.power_was_cut();
+        self.other.power_was_cut();
     }
 
     fn crash_file(&mut self, ino: usize, rng: &mut Rng) {

@@ -85,6 +85,7 @@ fn no_commit_is_lost_by_the_engine() {
 fn the_whole_program_loses_nothing_it_acknowledged() {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     vfs::register();
+    choose_mutant(std::env::var("MUTANT").ok().as_deref());
     store::gate();
 }
 

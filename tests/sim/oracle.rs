@@ -215,15 +215,14 @@ impl Oracle {
         let pages = if db.len() >= 32 { be_word(db, 28) as usize } else { 0 };
         let mut base = image.clone();
         base.resize(pages);
-        let mut before = base.digest();
+        let mut before = vec![base.digest()];
         self.image = if now.last_frame == 0 { base } else { image };
         if now.last_frame > 0 {
-            self.lay_frames(wal, 0, now, |image, last| {
-                if !last {
-                    before = image.digest();
-                }
-            });
+            self.lay_frames(wal, 0, now, |image| before.push(image.digest()));
         }
+        // A commit that is padded to whole sectors ends in several frames that all say so.
+        let digest = self.image.digest();
+        let before = before.into_iter().rev().find(|state| *state != digest).unwrap_or(digest);
         self.stale = false;
         let blind = std::mem::take(&mut self.blind);
         if std::mem::take(&mut self.cut) {
@@ -239,10 +238,10 @@ impl Oracle {
     }
 
     /// A power cut may take back commits that nobody had made durable, and finish one that was
-    /// being written, but nothing else.
+    /// being written, then or when a process died, but nothing else.
     fn check_recovered(&mut self, before: u64) {
         let digest = self.image.digest();
-        let finished = self.history.last() == Some(&before);
+        let finished = self.find(before).is_some_and(|state| state >= self.durable);
         match self.history.iter().rposition(|d| *d == digest) {
             Some(state) if state < self.durable => {
                 let durable = self.durable;
@@ -259,7 +258,7 @@ impl Oracle {
     fn add_frames(&mut self, wal: &[u8], from: u32, now: Seen) {
         let (mut digests, mut images) = (Vec::new(), Vec::new());
         let keep = self.images.is_some();
-        self.lay_frames(wal, from, now, |image, _| {
+        self.lay_frames(wal, from, now, |image| {
             digests.push(image.digest());
             if keep {
                 images.push(image.clone());
@@ -278,8 +277,8 @@ impl Oracle {
         }
     }
 
-    /// Lays frames over the image, and tells of each commit and whether it is the last one.
-    fn lay_frames(&mut self, wal: &[u8], from: u32, now: Seen, mut committed: impl FnMut(&Image, bool)) {
+    /// Lays frames over the image, and tells of each commit.
+    fn lay_frames(&mut self, wal: &[u8], from: u32, now: Seen, mut committed: impl FnMut(&Image)) {
         let size = self.image.page_size + 24;
         for n in from..now.last_frame {
             let at = 32 + n as usize * size;
@@ -291,7 +290,7 @@ impl Oracle {
             let commit = be_word(frame, 4);
             if commit != 0 {
                 self.image.resize(commit as usize);
-                committed(&self.image, n + 1 == now.last_frame);
+                committed(&self.image);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Local state or replica content that is gone, or another's: replication is whole again without help,
 //! and TXIDs never fall below what the replica holds.
 
+use litestream::replica::faulty::Op;
 use litestream::restore::Target;
 use litestream::types::Txid;
 
@@ -124,4 +125,27 @@ fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
             std::fs::copy(entry.path(), to).unwrap();
         }
     }
+}
+
+/// The simulator's finding: each of two first syncs fetched the newest file under one temporary name, and one
+/// published what the other had only begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn first_syncs_at_the_same_time_fetch_what_was_lost_once() {
+    let mut fetches = Vec::new();
+    for at_once in [1, 4] {
+        let (source, remote) = three_files().await;
+        std::fs::remove_dir_all(source.meta()).unwrap();
+        remote.client.set_latency(std::time::Duration::from_millis(20));
+        let before = remote.client.calls(Op::Get);
+        let store = source.store(&remote).await;
+        let managed = store.find(&source.path()).unwrap();
+        let syncs = (0..at_once).map(|_| managed.sync(false, None));
+        for synced in futures::future::join_all(syncs).await {
+            synced.unwrap();
+        }
+        fetches.push(remote.client.calls(Op::Get) - before);
+        close(store).await;
+        assert_eq!(remote.latest().await, source.rows());
+    }
+    assert_eq!(fetches[0], fetches[1]);
 }

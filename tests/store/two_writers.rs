@@ -169,3 +169,42 @@ async fn an_upload_whose_answer_was_lost_is_not_taken_for_another_writer() {
     assert_eq!(remote.latest().await, source.rows());
     close(store).await;
 }
+
+/// The simulator's finding: an answer that was cut short was taken for another writer's file.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_cut_short_is_no_other_writer() {
+    let (source, remote) = (Source::new(3), Remote::new());
+    let store = source.store(&remote).await;
+    // The object is made, and asking again below us met it.
+    remote.client.push(Op::Put, Fault::LoseAnswer(ErrorKind::Exists));
+    remote.client.push(Op::Get, Fault::CutBody { after: 10 });
+    let err = store.run_once(false, false).await.unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Corrupt, "{err}");
+    store.run_once(false, false).await.unwrap();
+    source.insert(3..5);
+    store.run_once(false, false).await.unwrap();
+    assert_eq!(remote.latest().await, source.rows());
+    close(store).await;
+}
+
+/// The simulator's finding: what another writer had put beyond our own newest transaction was taken for ours,
+/// and what we had was never uploaded although that was acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_finds_more_than_it_has_written_has_lost_the_replica() {
+    let (a, b, remote) = (Source::new(1), Source::new(1), Remote::new());
+    let first = a.store(&remote).await;
+    first.run_once(false, false).await.unwrap();
+    for value in 1..3 {
+        b.insert(value..value + 1);
+        b.replicate_once(&remote).await.unwrap();
+    }
+    // Newest there is 3, here 2.
+    a.insert(1..2);
+    remote.client.push(Op::Put, Fault::Refuse(ErrorKind::Unavailable));
+    assert_eq!(first.run_once(false, false).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(first.run_once(false, false).await.unwrap_err().kind(), ErrorKind::InUse);
+    assert_eq!(remote.latest().await, b.rows());
+    close(first).await;
+    a.replicate_once(&remote).await.unwrap();
+    assert_eq!(remote.latest().await, a.rows());
+}

@@ -18,7 +18,7 @@ enum Position {
 
 /// Blobs directly below `dir`, those after `after` only.
 pub(super) fn objects(abs: &AbsClient, dir: Key, after: Option<Key>) -> BoxStream<'_, Result<ObjectMeta>> {
-    pages(abs, dir.clone(), after.clone())
+    pages(abs, below(abs, Some(&dir)), after.clone())
         .map_ok(move |page| {
             let found = page.blob_items.into_iter().filter_map(|item| meta(abs, &dir, item));
             let found = found.filter(|meta| after.as_ref().is_none_or(|after| meta.key > *after));
@@ -28,11 +28,12 @@ pub(super) fn objects(abs: &AbsClient, dir: Key, after: Option<Key>) -> BoxStrea
         .boxed()
 }
 
-/// "Directories" directly below `dir`, from a listing of all that lies below: the SDK lists no other way.
-pub(super) fn dirs(abs: &AbsClient, dir: Key) -> BoxStream<'_, Result<Key>> {
-    let root = format!("{}/", abs.object(dir.as_str()));
+/// "Directories" directly below `dir`, or below the root, from a listing of all that lies below: the SDK lists no
+/// other way.
+pub(super) fn dirs(abs: &AbsClient, dir: Option<Key>) -> BoxStream<'_, Result<Key>> {
+    let root = below(abs, dir.as_ref());
     let mut last = String::new();
-    pages(abs, dir.clone(), None)
+    pages(abs, root.clone(), None)
         .map_ok(move |page| {
             let mut found = Vec::new();
             for name in page.blob_items.iter().filter_map(|item| item.name.as_deref()) {
@@ -40,7 +41,7 @@ pub(super) fn dirs(abs: &AbsClient, dir: Key) -> BoxStream<'_, Result<Key>> {
                 // All blobs of a directory follow one another.
                 if name != last {
                     name.clone_into(&mut last);
-                    found.extend(dir.join(name).ok().map(Ok));
+                    found.extend(child(dir.as_ref(), name).map(Ok));
                 }
             }
             stream::iter(found)
@@ -49,22 +50,34 @@ pub(super) fn dirs(abs: &AbsClient, dir: Key) -> BoxStream<'_, Result<Key>> {
         .boxed()
 }
 
-fn pages(abs: &AbsClient, dir: Key, after: Option<Key>) -> BoxStream<'_, Result<ListBlobsResponse>> {
+/// What all names below `dir`, or below the root, begin with.
+fn below(abs: &AbsClient, dir: Option<&Key>) -> String {
+    match dir {
+        Some(dir) => format!("{}/", abs.object(dir.as_str())),
+        None => abs.object(""),
+    }
+}
+
+fn child(dir: Option<&Key>, name: &str) -> Option<Key> {
+    dir.map_or_else(|| Key::new(name), |dir| dir.join(name)).ok()
+}
+
+fn pages(abs: &AbsClient, prefix: String, after: Option<Key>) -> BoxStream<'_, Result<ListBlobsResponse>> {
     stream::try_unfold(Position::Start, move |position| {
-        let (dir, after) = (dir.clone(), after.clone());
+        let (prefix, after) = (prefix.clone(), after.clone());
         async move {
             let marker = match position {
                 Position::Start => None,
                 Position::Marker(marker) => Some(marker),
                 Position::End => return Ok(None),
             };
-            let page = page(abs, &dir, after.as_ref(), marker.clone()).await?;
+            let page = page(abs, &prefix, after.as_ref(), marker.clone()).await?;
             let next = match page.next_marker.as_deref() {
                 None | Some("") => Position::End,
                 // Half a listing must never look like a whole one.
                 Some(next) if Some(next) == marker.as_deref() => {
                     let text = "the service says there is more, but not where to go on";
-                    let at = abs.target(dir.as_str());
+                    let at = abs.target(&prefix);
                     return Err(Error::new(ErrorKind::Unavailable, "abs: cannot list blobs").at(at).caused_by(text));
                 }
                 Some(next) => Position::Marker(next.to_owned()),
@@ -75,21 +88,20 @@ fn pages(abs: &AbsClient, dir: Key, after: Option<Key>) -> BoxStream<'_, Result<
     .boxed()
 }
 
-async fn page(abs: &AbsClient, dir: &Key, after: Option<&Key>, marker: Option<String>) -> Result<ListBlobsResponse> {
+async fn page(abs: &AbsClient, prefix: &str, after: Option<&Key>, marker: Option<String>) -> Result<ListBlobsResponse> {
     let container = abs.container().await?;
-    let prefix = format!("{}/", abs.object(dir.as_str()));
-    let target = abs.target(&prefix);
+    let target = abs.target(prefix);
     let asked = Asked { doing: "cannot list blobs", target: &target };
     let call = Call { operation: Operation::List, kind: "abs", target: &target, objects: 1, bytes: 0 };
     // Only a name below the prefix may be sought. Servers that do not know the parameter list from the start;
     // what comes before is left out by the caller.
-    let start_from = after.map(|after| abs.object(after.as_str())).filter(|name| name.starts_with(&prefix));
+    let start_from = after.map(|after| abs.object(after.as_str())).filter(|name| name.starts_with(prefix));
     abs.0
         .requests
         .run(call, |_| {
             let options = BlobContainerClientListBlobsOptions {
                 include: Some(vec![ListBlobsIncludeItem::Metadata]),
-                prefix: Some(prefix.clone()),
+                prefix: Some(prefix.to_owned()),
                 start_from: start_from.clone().filter(|_| marker.is_none()),
                 marker: marker.clone(),
                 ..Default::default()

@@ -121,6 +121,10 @@ impl ReplicaClient for AbsClient {
         "abs"
     }
 
+    fn requests(&self) -> Option<&Arc<RequestStats>> {
+        Some(self.stats())
+    }
+
     async fn init(&self) -> Result<()> {
         self.container().await.map(|_| ())
     }
@@ -144,7 +148,11 @@ impl ReplicaClient for AbsClient {
     }
 
     fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
-        Some(list::dirs(self, prefix.clone()))
+        Some(list::dirs(self, Some(prefix.clone())))
+    }
+
+    fn list_root_dirs(&self) -> Option<BoxStream<'_, Result<Key>>> {
+        Some(list::dirs(self, None))
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {

@@ -36,7 +36,7 @@ enum Position {
 
 /// Objects directly below `dir`, those after `after` only.
 pub(super) fn objects(gs: &GsClient, dir: Key, after: Option<Key>) -> BoxStream<'_, Result<ObjectMeta>> {
-    pages(gs, dir.clone(), after.clone())
+    pages(gs, below(gs, Some(&dir)), after.clone())
         .map_ok(move |page| {
             let found = page.items.into_iter().filter_map(|item| meta(gs, &dir, &item));
             let found = found.filter(|meta| after.as_ref().is_none_or(|after| meta.key > *after));
@@ -46,14 +46,14 @@ pub(super) fn objects(gs: &GsClient, dir: Key, after: Option<Key>) -> BoxStream<
         .boxed()
 }
 
-/// "Directories" directly below `dir`.
-pub(super) fn dirs(gs: &GsClient, dir: Key) -> BoxStream<'_, Result<Key>> {
-    let root = format!("{}/", gs.object(dir.as_str()));
-    pages(gs, dir.clone(), None)
+/// "Directories" directly below `dir`, or below the root.
+pub(super) fn dirs(gs: &GsClient, dir: Option<Key>) -> BoxStream<'_, Result<Key>> {
+    let root = below(gs, dir.as_ref());
+    pages(gs, root.clone(), None)
         .map_ok(move |page| {
             let names = page.prefixes.into_iter().filter_map(|found| {
                 let name = found.strip_prefix(&root)?.strip_suffix('/')?.to_owned();
-                dir.join(&name).ok()
+                child(dir.as_ref(), &name)
             });
             stream::iter(names.map(Ok).collect::<Vec<Result<Key>>>())
         })
@@ -61,22 +61,34 @@ pub(super) fn dirs(gs: &GsClient, dir: Key) -> BoxStream<'_, Result<Key>> {
         .boxed()
 }
 
-fn pages(gs: &GsClient, dir: Key, after: Option<Key>) -> BoxStream<'_, Result<Page>> {
+/// What all names below `dir`, or below the root, begin with.
+fn below(gs: &GsClient, dir: Option<&Key>) -> String {
+    match dir {
+        Some(dir) => format!("{}/", gs.object(dir.as_str())),
+        None => gs.object(""),
+    }
+}
+
+fn child(dir: Option<&Key>, name: &str) -> Option<Key> {
+    dir.map_or_else(|| Key::new(name), |dir| dir.join(name)).ok()
+}
+
+fn pages(gs: &GsClient, prefix: String, after: Option<Key>) -> BoxStream<'_, Result<Page>> {
     stream::try_unfold(Position::Start, move |position| {
-        let (dir, after) = (dir.clone(), after.clone());
+        let (prefix, after) = (prefix.clone(), after.clone());
         async move {
             let token = match position {
                 Position::Start => None,
                 Position::Token(token) => Some(token),
                 Position::End => return Ok(None),
             };
-            let page = page(gs, &dir, after.as_ref(), token.as_deref()).await?;
+            let page = page(gs, &prefix, after.as_ref(), token.as_deref()).await?;
             let next = match page.next_page_token.clone() {
                 None => Position::End,
                 // Half a listing must never look like a whole one.
                 Some(next) if Some(&next) == token.as_ref() => {
                     let text = "the service says there is more, but not where to go on";
-                    let at = gs.target(dir.as_str());
+                    let at = gs.target(&prefix);
                     return Err(Error::new(ErrorKind::Unavailable, "gs: cannot list objects").at(at).caused_by(text));
                 }
                 Some(next) => Position::Token(next),
@@ -87,15 +99,14 @@ fn pages(gs: &GsClient, dir: Key, after: Option<Key>) -> BoxStream<'_, Result<Pa
     .boxed()
 }
 
-async fn page(gs: &GsClient, dir: &Key, after: Option<&Key>, token: Option<&str>) -> Result<Page> {
+async fn page(gs: &GsClient, prefix: &str, after: Option<&Key>, token: Option<&str>) -> Result<Page> {
     let api = gs.api().await?;
-    let prefix = format!("{}/", gs.object(dir.as_str()));
-    let target = gs.target(&prefix);
+    let target = gs.target(prefix);
     let asked = Asked { operation: Operation::List, doing: "cannot list objects", target: &target };
     let mut path = format!(
         "/storage/v1/b/{}/o?prefix={}&delimiter=%2F&fields=prefixes,nextPageToken,items(name,size,timeCreated,metadata)",
         web::encode(&gs.0.settings.bucket),
-        web::encode(&prefix)
+        web::encode(prefix)
     );
     // The reference appends what it seeks to the prefix, and so finds one file at most.
     if let Some(after) = after {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials};
+use google_cloud_auth::errors::CredentialsError;
 use http::{Extensions, HeaderMap};
 
 use super::super::web;
@@ -65,7 +66,7 @@ impl Login {
             Ok(CacheableResource::New { data, .. }) => headers.extend(data),
             // Only said to those who name what they have.
             Ok(CacheableResource::NotModified) => {}
-            Err(err) => return Err(NoToken { kind: self.kind(err.is_transient()), text: web::chain(&err) }),
+            Err(err) => return Err(NoToken { kind: self.kind(err.is_transient()), text: no_token(&err) }),
         }
         self.worked.store(true, Ordering::Relaxed);
         Ok(())
@@ -80,6 +81,18 @@ impl Login {
             (true, true) => ErrorKind::Unavailable,
         }
     }
+}
+
+/// The two causes closest to what went wrong; above them the crate explains at length what the hint says, too.
+fn no_token(err: &CredentialsError) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(err);
+    while let Some(cause) = next {
+        causes.push(cause.to_string());
+        next = cause.source();
+    }
+    let last = &causes[causes.len().saturating_sub(2)..];
+    format!("cannot get an access token: {}", last.join(": "))
 }
 
 #[cfg(test)]

@@ -114,6 +114,10 @@ impl ReplicaClient for GsClient {
         "gs"
     }
 
+    fn requests(&self) -> Option<&Arc<RequestStats>> {
+        Some(self.stats())
+    }
+
     async fn init(&self) -> Result<()> {
         self.api().await.map(|_| ())
     }
@@ -133,7 +137,11 @@ impl ReplicaClient for GsClient {
     }
 
     fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
-        Some(list::dirs(self, prefix.clone()))
+        Some(list::dirs(self, Some(prefix.clone())))
+    }
+
+    fn list_root_dirs(&self) -> Option<BoxStream<'_, Result<Key>>> {
+        Some(list::dirs(self, None))
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {

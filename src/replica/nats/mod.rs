@@ -5,7 +5,7 @@
 //!    published twice under one id: what is uncertain starts over under a new one.
 //! 2. What is read has the length and the checksum of the record, or the stream ends with an error.
 //! 3. An exclusive put expects to be the first message of its subject: the server refuses the second.
-//! 4. At most [`WINDOW`] bytes of an object are under way, in either direction.
+//! 4. At most `WINDOW` bytes of an object are under way, in either direction.
 
 mod connect;
 mod list;

@@ -25,7 +25,7 @@ pub(super) fn objects(
     after: Option<Key>,
     stamps: Stamps,
 ) -> BoxStream<'_, Result<ObjectMeta>> {
-    pages(oss, dir.clone(), after.clone())
+    pages(oss, below(oss, Some(&dir)), after.clone())
         .and_then(move |page| {
             let (dir, after) = (dir.clone(), after.clone());
             async move {
@@ -44,15 +44,15 @@ pub(super) fn objects(
         .boxed()
 }
 
-/// "Directories" directly below `dir`.
-pub(super) fn dirs(oss: &OssClient, dir: Key) -> BoxStream<'_, Result<Key>> {
-    let root = format!("{}/", oss.object(dir.as_str()));
-    pages(oss, dir.clone(), None)
+/// "Directories" directly below `dir`, or below the root.
+pub(super) fn dirs(oss: &OssClient, dir: Option<Key>) -> BoxStream<'_, Result<Key>> {
+    let root = below(oss, dir.as_ref());
+    pages(oss, root.clone(), None)
         .map_ok(move |page| {
             let names = page.common_prefixes.iter().filter_map(|found| {
                 let found = decoded(&found.prefix)?;
                 let name = found.strip_prefix(&root)?.strip_suffix('/')?.to_owned();
-                dir.join(&name).ok()
+                child(dir.as_ref(), &name)
             });
             stream::iter(names.map(Ok).collect::<Vec<Result<Key>>>())
         })
@@ -60,23 +60,39 @@ pub(super) fn dirs(oss: &OssClient, dir: Key) -> BoxStream<'_, Result<Key>> {
         .boxed()
 }
 
-fn pages(oss: &OssClient, dir: Key, after: Option<Key>) -> BoxStream<'_, Result<Page>> {
+/// What all names below `dir`, or below the root, begin with.
+fn below(oss: &OssClient, dir: Option<&Key>) -> String {
+    match dir {
+        Some(dir) => format!("{}/", oss.object(dir.as_str())),
+        // Where the path is empty, replicas in the bucket do not begin with a slash.
+        None => match oss.0.settings.path.trim_end_matches('/') {
+            "" => String::new(),
+            root => format!("{root}/"),
+        },
+    }
+}
+
+fn child(dir: Option<&Key>, name: &str) -> Option<Key> {
+    dir.map_or_else(|| Key::new(name), |dir| dir.join(name)).ok()
+}
+
+fn pages(oss: &OssClient, prefix: String, after: Option<Key>) -> BoxStream<'_, Result<Page>> {
     stream::try_unfold(Position::Start, move |position| {
-        let (dir, after) = (dir.clone(), after.clone());
+        let (prefix, after) = (prefix.clone(), after.clone());
         async move {
             let token = match position {
                 Position::Start => None,
                 Position::Token(token) => Some(token),
                 Position::End => return Ok(None),
             };
-            let page = page(oss, &dir, after.as_ref(), token.as_deref()).await?;
+            let page = page(oss, &prefix, after.as_ref(), token.as_deref()).await?;
             let next = match (page.is_truncated, page.next_continuation_token.clone()) {
                 (false, _) => Position::End,
                 (true, Some(next)) if Some(&next) != token.as_ref() => Position::Token(next),
                 // Half a listing must never look like a whole one.
                 (true, _) => {
                     let text = "the service says there is more, but not where to go on";
-                    let at = oss.target(dir.as_str());
+                    let at = oss.target(&prefix);
                     return Err(Error::new(ErrorKind::Unavailable, "oss: list objects").at(at).caused_by(text));
                 }
             };
@@ -86,10 +102,9 @@ fn pages(oss: &OssClient, dir: Key, after: Option<Key>) -> BoxStream<'_, Result<
     .boxed()
 }
 
-async fn page(oss: &OssClient, dir: &Key, after: Option<&Key>, token: Option<&str>) -> Result<Page> {
+async fn page(oss: &OssClient, prefix: &str, after: Option<&Key>, token: Option<&str>) -> Result<Page> {
     let api = oss.api().await?;
-    let prefix = format!("{}/", oss.object(dir.as_str()));
-    let target = oss.target(&prefix);
+    let target = oss.target(prefix);
     let asked = Asked { operation: Operation::List, doing: "list objects", target: &target };
     // As many as there can be: the service's own choice is 100.
     let mut ask = Ask::new(Method::GET, "")
@@ -97,7 +112,7 @@ async fn page(oss: &OssClient, dir: &Key, after: Option<&Key>, token: Option<&st
         .query("encoding-type", "url")
         .query("max-keys", "1000")
         .query("delimiter", "/")
-        .query("prefix", &prefix);
+        .query("prefix", prefix);
     match (token, after) {
         (Some(token), _) => ask = ask.query("continuation-token", token),
         (None, Some(after)) => ask = ask.query("start-after", &oss.object(after.as_str())),

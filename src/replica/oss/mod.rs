@@ -133,6 +133,10 @@ impl ReplicaClient for OssClient {
         "oss"
     }
 
+    fn requests(&self) -> Option<&Arc<RequestStats>> {
+        Some(self.stats())
+    }
+
     async fn init(&self) -> Result<()> {
         self.api().await.map(|_| ())
     }
@@ -156,7 +160,11 @@ impl ReplicaClient for OssClient {
     }
 
     fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
-        Some(list::dirs(self, prefix.clone()))
+        Some(list::dirs(self, Some(prefix.clone())))
+    }
+
+    fn list_root_dirs(&self) -> Option<BoxStream<'_, Result<Key>>> {
+        Some(list::dirs(self, None))
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {

@@ -8,11 +8,14 @@ use aws_config::timeout::TimeoutConfig;
 use aws_credential_types::Credentials;
 use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::interceptors::{
+    AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+};
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::{
     AppName, ConfigBag, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
 };
+use aws_smithy_async::time::TimeSource;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 use super::failure::{Asked, failure};
@@ -21,6 +24,7 @@ use super::vendor::Habits;
 use crate::config::{AwsKeys, S3Settings};
 use crate::error::Result;
 use crate::replica::requests::{Call, Operation, Requests};
+use crate::sys::World;
 
 /// Where a bucket's region is asked for, as in the reference.
 const HOME: &str = "us-east-1";
@@ -38,12 +42,16 @@ pub(super) async fn connect(
         Some(given) => given,
         None => http::client(&trust(settings))?,
     };
+    let client = |region: String| {
+        let (http, clock) = (http.clone(), SigningClock(requests.world().clone()));
+        async move { client(settings, habits, &region, &http, clock).await }
+    };
     match &habits.region {
-        Some(region) => Ok(client(settings, habits, region, &http).await),
+        Some(region) => Ok(client(region.clone()).await),
         None => {
-            let home = client(settings, habits, HOME, &http).await;
+            let home = client(HOME.to_owned()).await;
             let region = look_up(&home, &settings.bucket, requests).await?;
-            if region == HOME { Ok(home) } else { Ok(client(settings, habits, &region, &http).await) }
+            if region == HOME { Ok(home) } else { Ok(client(region).await) }
         }
     }
 }
@@ -56,12 +64,19 @@ fn trust(settings: &S3Settings) -> Trust {
     }
 }
 
-async fn client(settings: &S3Settings, habits: &Habits, region: &str, http: &SharedHttpClient) -> Client {
+async fn client(
+    settings: &S3Settings,
+    habits: &Habits,
+    region: &str,
+    http: &SharedHttpClient,
+    clock: SigningClock,
+) -> Client {
     let region = Region::new(region.to_owned());
     // Retries and deadlines are ours, around each request: see `replica::requests`.
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .region(region.clone())
         .http_client(http.clone())
+        .time_source(clock)
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
@@ -124,7 +139,17 @@ fn region_of(answer: Option<&str>) -> String {
     .to_owned()
 }
 
-/// What goes into every request before it is signed.
+/// The time requests are signed with.
+#[derive(Debug)]
+struct SigningClock(World);
+
+impl TimeSource for SigningClock {
+    fn now(&self) -> std::time::SystemTime {
+        self.0.clock.now().to_system()
+    }
+}
+
+/// What goes into every request before it is signed, and what every answer must be.
 #[derive(Debug)]
 struct EveryRequest {
     unsigned: bool,
@@ -150,6 +175,41 @@ impl Intercept for EveryRequest {
         }
         Ok(())
     }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let answer = context.response();
+        // Streamed bodies are not here yet; whoever reads them knows their length.
+        match answer.body().bytes() {
+            Some(body) if answer.status().is_success() && !is_whole(body) => Err("the answer ends early".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether an XML document ends with the end of its root. The SDK does not ask: it takes half a listing, whose
+/// length a proxy has "corrected", for a whole one.
+fn is_whole(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body);
+    let mut rest = text.trim();
+    if !rest.starts_with('<') {
+        // Not XML, or nothing: no promise is broken.
+        return true;
+    }
+    while rest.starts_with("<?") || rest.starts_with("<!") {
+        let Some((_, after)) = rest.split_once('>') else { return false };
+        rest = after.trim_start();
+    }
+    let Some((root, after)) = rest.strip_prefix('<').and_then(|rest| rest.split_once('>')) else { return false };
+    if root.ends_with('/') {
+        return after.is_empty();
+    }
+    let name = root.split_ascii_whitespace().next().unwrap_or_default();
+    rest.ends_with(&format!("</{name}>"))
 }
 
 /// How long the first byte of an answer may take; the body has its own bound.
@@ -158,6 +218,19 @@ pub(super) const BODY_IDLE: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_document_that_ends_early_is_seen() {
+        let whole = "<?xml version=\"1.0\"?>\n<!-- x -->\n<List xmlns=\"a>b\"><Key>List</Key><E/></List>\n";
+        let whole = whole.replace("a>b", "ab");
+        assert!(is_whole(whole.as_bytes()));
+        for cut in 1..whole.len() - 1 {
+            assert!(!is_whole(&whole.as_bytes()[..cut]), "{}", &whole[..cut]);
+        }
+        for body in ["", " ", "OK", "<LocationConstraint/>", "<a b=\"c\"/>", "<A></A>"] {
+            assert!(is_whole(body.as_bytes()), "{body}");
+        }
+    }
 
     #[test]
     fn old_names_of_regions_are_understood() {

@@ -35,6 +35,9 @@ where
     let request_id = err.request_id().unwrap_or_default().to_owned();
     let host_id = err.extended_request_id().unwrap_or_default().to_owned();
     let message = meta.and_then(|m| m.message()).unwrap_or_default().to_owned();
+    // AWS names the region it wants.
+    let home = err.raw_response().and_then(|raw| raw.headers().get("x-amz-bucket-region"));
+    let home = home.map(|region| format!(", the bucket is in region {region}")).unwrap_or_default();
     let (kind, text, word) = match status {
         // The head of an answer came, but not the rest.
         Some(_) if matches!(err, SdkError::ResponseError(_)) => without_answer(asked, err),
@@ -47,7 +50,7 @@ where
             };
             let text = format!(
                 "operation error S3: {}, https response error StatusCode: {status}, RequestID: {request_id}, \
-                 HostID: {host_id}, {what}",
+                 HostID: {host_id}, {what}{home}",
                 asked.api
             );
             (kind_of(code.as_deref(), status), text, word)
@@ -87,6 +90,11 @@ where
                 _ => (ErrorKind::Unavailable, "Credentials"),
             };
         }
+        match tls_failure(cause) {
+            Some(rustls::Error::InvalidCertificate(_)) => (kind, word) = (ErrorKind::Invalid, "Certificate"),
+            Some(rustls::Error::InvalidMessage(_)) => (kind, word) = (ErrorKind::Invalid, "NotTls"),
+            _ => {}
+        }
         let text = cause.to_string();
         // Layers of the client often repeat what lies below them.
         if chain.last().is_none_or(|last: &String| !last.contains(&text)) {
@@ -101,6 +109,15 @@ where
         chain.insert(0, "get identity: get credentials".to_owned());
     }
     (kind, format!("operation error S3: {}, {}", asked.api, chain.join(": ")), word.to_owned())
+}
+
+/// An I/O error does not name what it carries as its source, and may carry another one.
+fn tls_failure<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(found) = cause.downcast_ref() {
+        return Some(found);
+    }
+    let carried = cause.downcast_ref::<std::io::Error>()?.get_ref()?;
+    tls_failure(carried)
 }
 
 fn kind_of(code: Option<&str>, status: u16) -> ErrorKind {
@@ -171,12 +188,20 @@ fn hint(code: Option<&str>, status: Option<u16>, api: &str, word: &str) -> Optio
         }
         ("AccessDenied" | "Forbidden", _) | (_, Some(401 | 403)) => Some(match api {
             "ListObjectsV2" => "the credentials need s3:ListBucket on the bucket",
-            "GetObject" | "HeadObject" => "the credentials need s3:GetObject on the objects below the path",
+            "GetObject" | "HeadObject" => {
+                "the credentials need s3:GetObject on the objects below the path (and s3:ListBucket, or an object that \
+                 is gone is refused too)"
+            }
             "DeleteObjects" => "the credentials need s3:DeleteObject on the objects below the path",
             "GetBucketLocation" => "set region, or allow s3:GetBucketLocation",
             _ => "the credentials need s3:PutObject on the objects below the path",
         }),
-        ("Connection", _) => Some("check endpoint, network and certificates (AWS_CA_BUNDLE names more authorities)"),
+        ("Certificate", _) => Some(
+            "this host does not trust the endpoint's certificate: check the endpoint's name, and name the file of its \
+             authority in AWS_CA_BUNDLE or SSL_CERT_FILE (skip-verify: true trusts anybody)",
+        ),
+        ("NotTls", _) => Some("the endpoint does not answer with TLS: if it speaks plain HTTP, write http://"),
+        ("Connection", _) => Some("check endpoint and network"),
         _ => None,
     }
 }
@@ -212,6 +237,14 @@ mod tests {
         ] {
             assert_eq!(kind_of(code, status), want, "{code:?} {status}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_tls_is_found_inside_of_io_errors() {
+        let tls = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let io = std::io::Error::other(std::io::Error::new(std::io::ErrorKind::InvalidData, tls()));
+        assert_eq!(tls_failure(&io), Some(&tls()));
+        assert_eq!(tls_failure(&std::io::Error::from_raw_os_error(111)), None);
     }
 
     #[test]

@@ -6,6 +6,20 @@
 //! 3. At most `(concurrency + 1) * part-size` bytes of an upload are held in memory.
 //! 4. Where the service can create without replacing, exclusive puts do; whether it can is tried, not assumed.
 
+/// A request about an object's content, with the customer key it is under. A macro because the SDK's builders share
+/// no trait.
+macro_rules! under_customer_key {
+    ($request:expr, $sse:expr) => {
+        match $sse {
+            Some(sse) => $request
+                .sse_customer_algorithm(SseC::ALGORITHM)
+                .sse_customer_key(&sse.key)
+                .sse_customer_key_md5(&sse.md5),
+            None => $request,
+        }
+    };
+}
+
 mod connect;
 mod failure;
 mod http;
@@ -14,6 +28,8 @@ mod upload;
 mod vendor;
 #[cfg(test)]
 mod wire;
+#[cfg(test)]
+mod writes;
 
 use std::fmt;
 use std::ops::Range;
@@ -25,7 +41,7 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream, StreamExt};
 use md5::{Digest as _, Md5};
 use tokio::sync::OnceCell;
 
@@ -138,14 +154,8 @@ impl S3Client {
         let asked = Asked { api: "HeadObject", doing: "read metadata of object", target: &target };
         let call = Call { operation: Operation::Get, kind: "s3", target: &target, objects: 1, bytes: 0 };
         let request = || {
-            let mut request = client.head_object().bucket(self.bucket()).key(object);
-            if let Some(sse) = &sse {
-                request = request
-                    .sse_customer_algorithm(SseC::ALGORITHM)
-                    .sse_customer_key(&sse.key)
-                    .sse_customer_key_md5(&sse.md5);
-            }
-            request
+            let request = client.head_object().bucket(self.bucket()).key(object);
+            under_customer_key!(request, &sse)
         };
         let answer = self
             .0
@@ -256,6 +266,10 @@ impl ReplicaClient for S3Client {
         Some(self.stats())
     }
 
+    fn reads_in_parts(&self) -> bool {
+        true
+    }
+
     fn creates_exclusively(&self) -> bool {
         upload::creates_exclusively(self) == Some(true)
     }
@@ -291,13 +305,8 @@ impl ReplicaClient for S3Client {
             .0
             .requests
             .run(call, |_| {
-                let mut request = client.get_object().bucket(self.bucket()).key(&object).set_range(header.clone());
-                if let Some(sse) = &sse {
-                    request = request
-                        .sse_customer_algorithm(SseC::ALGORITHM)
-                        .sse_customer_key(&sse.key)
-                        .sse_customer_key_md5(&sse.md5);
-                }
+                let request = client.get_object().bucket(self.bucket()).key(&object).set_range(header.clone());
+                let request = under_customer_key!(request, &sse);
                 async move {
                     match request.send().await {
                         Ok(answer) => Ok(Some(answer)),

@@ -18,6 +18,18 @@ use super::{
     STAMP, SseC, fill, stamp_text,
 };
 
+/// A request that makes an object, in one piece or in parts: stamp, storage class, encryption.
+macro_rules! as_new_object {
+    ($request:expr, $s3:expr, $sse:expr, $stamp:expr) => {{
+        let class = $s3.0.settings.storage_class.as_deref().map(StorageClass::from);
+        let request = $request.metadata(STAMP, $stamp).set_storage_class(class);
+        match $s3.encryption() {
+            Ok(Encryption::Kms(id)) => request.server_side_encryption(ServerSideEncryption::AwsKms).ssekms_key_id(id),
+            _ => under_customer_key!(request, $sse),
+        }
+    }};
+}
+
 /// Parts of one upload: the protocol's bound.
 const MAX_PARTS: u64 = 10_000;
 /// After so many parts of a body of unknown length each further part is larger by one step.
@@ -135,26 +147,14 @@ async fn put_once(
     let stamp = stamp_text(opts.stamp);
     s3.0.requests
         .run(call, |_| {
-            let mut request = client
+            let request = client
                 .put_object()
                 .bucket(s3.bucket())
                 .key(object)
                 .content_type("application/octet-stream")
-                .metadata(STAMP, &stamp)
-                .set_storage_class(s3.0.settings.storage_class.as_deref().map(StorageClass::from))
+                .set_if_none_match(exclusive.then(|| "*".to_owned()))
                 .body(SdkBody::from(bytes.clone()));
-            if exclusive {
-                request = request.if_none_match("*");
-            }
-            if let Some(sse) = &sse {
-                request = request
-                    .sse_customer_algorithm(SseC::ALGORITHM)
-                    .sse_customer_key(&sse.key)
-                    .sse_customer_key_md5(&sse.md5);
-            }
-            if let Ok(Encryption::Kms(id)) = s3.encryption() {
-                request = request.server_side_encryption(ServerSideEncryption::AwsKms).ssekms_key_id(id);
-            }
+            let request = as_new_object!(request, s3, &sse, &stamp);
             async move {
                 let answer = request.send().await.map_err(|e| failure(asked, e))?;
                 let id = answer.request_id().map(str::to_owned);
@@ -209,22 +209,12 @@ impl Multipart {
         let answer =
             s3.0.requests
                 .run(call, |_| {
-                    let mut request = client
+                    let request = client
                         .create_multipart_upload()
                         .bucket(s3.bucket())
                         .key(object)
-                        .metadata(STAMP, &stamp)
-                        .set_checksum_algorithm(checksum(s3))
-                        .set_storage_class(s3.0.settings.storage_class.as_deref().map(StorageClass::from));
-                    if let Some(sse) = &sse {
-                        request = request
-                            .sse_customer_algorithm(SseC::ALGORITHM)
-                            .sse_customer_key(&sse.key)
-                            .sse_customer_key_md5(&sse.md5);
-                    }
-                    if let Ok(Encryption::Kms(id)) = s3.encryption() {
-                        request = request.server_side_encryption(ServerSideEncryption::AwsKms).ssekms_key_id(id);
-                    }
+                        .set_checksum_algorithm(checksum(s3));
+                    let request = as_new_object!(request, s3, &sse, &stamp);
                     async move { request.send().await.map_err(|e| failure(asked, e)) }
                 })
                 .await?;
@@ -298,7 +288,7 @@ impl Multipart {
         let answer =
             s3.0.requests
                 .run(call, |_| {
-                    let mut request = client
+                    let request = client
                         .upload_part()
                         .bucket(s3.bucket())
                         .key(&self.object)
@@ -306,12 +296,7 @@ impl Multipart {
                         .part_number(number)
                         .set_checksum_algorithm(checksum(s3))
                         .body(SdkBody::from(bytes.clone()));
-                    if let Some(sse) = &sse {
-                        request = request
-                            .sse_customer_algorithm(SseC::ALGORITHM)
-                            .sse_customer_key(&sse.key)
-                            .sse_customer_key_md5(&sse.md5);
-                    }
+                    let request = under_customer_key!(request, &sse);
                     async move {
                         let answer = request.send().await.map_err(|e| failure(asked, e))?;
                         stored(target, answer.e_tag().is_some(), None)?;
@@ -336,15 +321,13 @@ impl Multipart {
         let upload = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         s3.0.requests
             .run(call, |_| {
-                let mut request = client
+                let request = client
                     .complete_multipart_upload()
                     .bucket(s3.bucket())
                     .key(&self.object)
                     .set_upload_id(self.id.clone())
+                    .set_if_none_match(exclusive.then(|| "*".to_owned()))
                     .multipart_upload(upload.clone());
-                if exclusive {
-                    request = request.if_none_match("*");
-                }
                 async move {
                     let answer = request.send().await.map_err(|e| failure(asked, e))?;
                     stored(target, answer.e_tag().is_some(), None)

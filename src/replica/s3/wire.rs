@@ -18,7 +18,7 @@ use crate::config::{self, Environment, ReplicaKind, Surroundings};
 
 /// Remembers requests and answers like an empty bucket.
 #[derive(Debug, Clone, Default)]
-struct Recorder(Arc<Mutex<Vec<HttpRequest>>>);
+pub(super) struct Recorder(pub(super) Arc<Mutex<Vec<HttpRequest>>>);
 
 impl HttpConnector for Recorder {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
@@ -35,7 +35,7 @@ impl HttpConnector for Recorder {
 }
 
 impl Recorder {
-    fn client(&self) -> SharedHttpClient {
+    pub(super) fn client(&self) -> SharedHttpClient {
         let connector = SharedHttpConnector::new(self.clone());
         http_client_fn(move |_, _| connector.clone())
     }
@@ -159,14 +159,19 @@ async fn list_first(case: &Value, text: &str, db: &str, sent: &Recorder) {
     let env = Environment::new(vars, PathBuf::from("/"));
     let world = World::system();
     let around = Surroundings { env: &env, fs: world.fs.as_ref() };
-    let text = env.expand(text);
-    let config = config::parse(&text, around).unwrap();
-    let entry = config.dbs.iter().find(|entry| entry.path().is_some_and(|path| path == Path::new(db)));
-    let ReplicaKind::S3(settings) = entry.unwrap().build(around).unwrap().replica.kind else {
-        panic!("not an S3 replica");
-    };
-    let client = S3Client::with_http(*settings, world, Some(sent.client()));
+    let settings = settings(&env.expand(text), db, around);
+    let client = S3Client::with_http(settings, world, Some(sent.client()));
     let dir = Key::new("0000").unwrap();
     let found: Result<Vec<_>> = client.list(&dir, None, Stamps::Cheap).try_collect().await;
     assert!(found.unwrap().is_empty());
+}
+
+/// The settings of a database's replica in a configuration.
+pub(super) fn settings(text: &str, db: &str, around: Surroundings<'_>) -> crate::config::S3Settings {
+    let config = config::parse(text, around).unwrap();
+    let entry = config.dbs.iter().find(|entry| entry.path().is_some_and(|path| path == Path::new(db)));
+    match entry.unwrap().build(around).unwrap().replica.kind {
+        ReplicaKind::S3(settings) => *settings,
+        _ => panic!("not an S3 replica"),
+    }
 }

@@ -4,7 +4,7 @@
 //! 1. An object is written under a temporary name, made durable where the server can, and renamed over the old one.
 //! 2. An exclusive put never replaces: the name is given by a hard link, or by a rename that servers refuse when it
 //!    exists.
-//! 3. At most [`WINDOW`] bytes of an object are under way, in either direction.
+//! 3. At most `WINDOW` bytes of an object are under way, in either direction.
 //! 4. A lost connection is made again by the next request; one login serves all replicas on a server.
 
 mod connect;

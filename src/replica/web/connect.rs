@@ -16,6 +16,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::net::TcpStream;
@@ -118,34 +120,72 @@ fn tls(trust: &Trust) -> Result<rustls::ClientConfig> {
     if let Trust::SystemAnd(file) = trust {
         roots.add_parsable_certificates(read_bundle(file)?);
     }
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+    if roots.is_empty() {
+        // Plain HTTP does not need any.
+        return Ok(config.with_root_certificates(roots).with_no_client_auth());
+    }
+    let roots = Arc::new(roots);
+    let usual = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider)
+        .build()
+        .map_err(|e| Error::new(ErrorKind::Internal, "set up TLS").caused_by(e))?;
+    let verifier = Arc::new(OrTheRootItself { usual, roots });
+    Ok(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
 fn read_bundle(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     const OP: &str = "s3: read AWS_CA_BUNDLE";
-    let bytes = std::fs::read(file).map_err(|e| Error::io(OP, e).at(file.display()))?;
+    let hint = "AWS_CA_BUNDLE must name a file with certificates in PEM form, or be unset";
+    let bytes = std::fs::read(file).map_err(|e| Error::io(OP, e).at(file.display()).hint(hint))?;
     let certs: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(BufReader::new(bytes.as_slice())).collect();
     match certs {
         Ok(certs) if !certs.is_empty() => Ok(certs),
-        Ok(_) => Err(Error::invalid(OP).at(file.display()).caused_by("no certificate in PEM form found")),
-        Err(e) => Err(Error::invalid(OP).at(file.display()).caused_by(format!("{e:?}"))),
+        Ok(_) => Err(Error::invalid(OP).at(file.display()).caused_by("no certificate in PEM form found").hint(hint)),
+        Err(e) => Err(Error::invalid(OP).at(file.display()).caused_by(format!("{e:?}")).hint(hint)),
     }
 }
 
-/// `skip-verify: true`. Signatures of the handshake are still checked: there is no reason not to.
+/// The usual rules, and a server may show a root itself. `openssl req -x509` makes certificates that are authorities;
+/// people give such a one to their store and name it as trusted, which Litestream accepts and rustls does not.
 #[derive(Debug)]
-struct Anybody(Arc<rustls::crypto::CryptoProvider>);
+struct OrTheRootItself {
+    usual: Arc<WebPkiServerVerifier>,
+    roots: Arc<rustls::RootCertStore>,
+}
 
-impl rustls::client::danger::ServerCertVerifier for Anybody {
+impl OrTheRootItself {
+    /// By name and key: who holds the key of a root could sign what he likes anyway.
+    fn is_root(&self, cert: &CertificateDer<'_>) -> bool {
+        let Ok(shown) = webpki::anchor_from_trusted_cert(cert) else { return false };
+        let same = |root: &rustls::pki_types::TrustAnchor<'_>| {
+            root.subject == shown.subject && root.subject_public_key_info == shown.subject_public_key_info
+        };
+        self.roots.roots.iter().any(same)
+    }
+}
+
+/// The one thing wrong with it. Its dates were found right before this was looked at.
+fn shows_an_authority(err: &rustls::Error) -> bool {
+    let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) = err else { return false };
+    other.0.downcast_ref::<webpki::Error>() == Some(&webpki::Error::CaUsedAsEndEntity)
+}
+
+impl ServerCertVerifier for OrTheRootItself {
     fn verify_server_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &rustls::pki_types::ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &rustls::pki_types::ServerName<'_>,
+        ocsp_response: &[u8],
+        now: rustls::pki_types::UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Err(err) if shows_an_authority(&err) && self.is_root(end_entity) => {
+                let cert = rustls::server::ParsedCertificate::try_from(end_entity)?;
+                rustls::client::verify_server_name(&cert, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
     }
 
     fn verify_tls12_signature(
@@ -153,7 +193,46 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
         message: &[u8],
         cert: &CertificateDer<'_>,
         dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.usual.supported_verify_schemes()
+    }
+}
+
+/// `skip-verify: true`. Signatures of the handshake are still checked: there is no reason not to.
+#[derive(Debug)]
+struct Anybody(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &rustls::pki_types::ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: rustls::pki_types::UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
     }
 
@@ -162,7 +241,7 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
         message: &[u8],
         cert: &CertificateDer<'_>,
         dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
     }
 

@@ -25,7 +25,7 @@ use super::pages::PageMap;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{Decoder, Header, Midway};
 use crate::replica::FileInfo;
-use crate::sys::File;
+use crate::sys::{File, mutant};
 use crate::types::{PageSize, Pgno, Timestamp, Txid};
 
 /// Fewest bytes a page takes in an LTX file: header, length, an LZ4 block, its index entry.
@@ -311,7 +311,8 @@ impl<'scope, 'env> Decoding<'scope, 'env> {
 impl Image {
     /// Whether this page of the file being read belongs into the database; notes that it is there.
     fn wants(&mut self, pgno: Pgno) -> Result<bool> {
-        if pgno.get() > self.newest.commit || !self.map.insert(pgno) {
+        let known = pgno.get() <= self.newest.commit && !self.map.insert(pgno) && !mutant("store-older-page-wins");
+        if pgno.get() > self.newest.commit || known {
             return Ok(false);
         }
         if pgno.get() > self.floor {

@@ -78,7 +78,7 @@ impl Book {
                     return Err(("I3 monotone", format!("{key} leads to another state of {max} than known")));
                 }
                 Some(_) => {}
-                None if disk.oracle.find(digest).is_none() => {
+                None if !disk.was_ever(digest) => {
                     return Err(("I1 prefix", format!("{key} leads to a state that never was")));
                 }
                 None => drop(self.states.insert(max, Known { layers, digest })),

@@ -5,6 +5,17 @@ use super::site::Kind;
 use crate::rng::{Rng, mix};
 use crate::swarm::Swarm;
 
+/// Another program that writes to the same replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rival {
+    /// The same configuration, started twice.
+    Twin,
+    /// The same database, with its local state elsewhere.
+    OtherState,
+    /// Another database.
+    OtherDatabase,
+}
+
 /// Settings of one run.
 #[derive(Debug, Clone)]
 pub(crate) struct StoreSwarm {
@@ -27,6 +38,7 @@ pub(crate) struct StoreSwarm {
     pub(crate) preemption: u64,
     pub(crate) clock_steps: bool,
     pub(crate) lost_state: bool,
+    pub(crate) rival: Option<Rival>,
 }
 
 /// Something that happens. The number seeds whatever is left to chance in it.
@@ -66,6 +78,8 @@ pub(crate) enum Act {
     Clock(u64),
     /// The daemon ends, and its local state is lost.
     LoseState(u64),
+    /// The other program does something.
+    Rival(u64),
 }
 
 impl Act {
@@ -87,7 +101,8 @@ impl Act {
             | Self::BadDay(s)
             | Self::Outage(s)
             | Self::Clock(s)
-            | Self::LoseState(s) => s,
+            | Self::LoseState(s)
+            | Self::Rival(s) => s,
         }
     }
 }
@@ -108,25 +123,30 @@ impl StoreSwarm {
             &[Kind::Bucket, Kind::Bucket],
             &[Kind::Bucket, Kind::Directory],
         ]);
-        let levels: &[u64] = rng.pick(&[[2, 10, 60].as_slice(), &[5], &[30, 300], &[1, 2, 3, 4, 5, 6, 7, 8], &[]]);
-        let snapshot_interval = rng.pick(&[10, 60, 600]);
+        let levels: &[u64] = rng.pick(&[[2, 10, 60].as_slice(), &[5], &[30, 120], &[1, 2, 3, 4, 5, 6, 7, 8], &[]]);
+        let rival = rng.pick(&[Rival::Twin, Rival::OtherState, Rival::OtherDatabase, Rival::OtherDatabase]);
+        let rival = rng.permille(200).then_some(rival);
+        // What a TXID stands for is a matter of each replica then.
+        let sites = if rival.is_some() { &sites[..1] } else { sites };
+        let snapshot_interval = rng.pick(&[10, 60, 200]);
         Self {
             base,
             sites: sites.to_vec(),
             manners: Manners::draw_from(&mut rng),
             levels: levels.to_vec(),
             snapshot_interval,
-            snapshot_retention: snapshot_interval * rng.pick(&[1, 2, 5]),
+            snapshot_retention: snapshot_interval * rng.pick(&[1, 2, 4]),
             l0_retention: rng.pick(&[None, Some(1), Some(20), Some(300)]),
             l0_check: rng.pick(&[2, 15]),
             validation: rng.pick(&[None, Some(20), Some(120)]),
             verify_compaction: rng.permille(300),
             sync_interval_ms: rng.pick(&[10, 200, 1000, 5000]),
-            monitor_ms: rng.pick(&[50, 1000, 1000, 10_000]),
+            monitor_ms: rng.pick(&[100, 1000, 1000, 5000]),
             max_files: rng.pick(&[None, None, Some(1), Some(3)]),
             preemption: rng.pick(&[0, 0, 5, 50]),
             clock_steps: rng.permille(200),
             lost_state: rng.permille(300),
+            rival,
         }
     }
 }
@@ -155,6 +175,7 @@ pub(crate) fn acts(seed: u64, swarm: &StoreSwarm) -> Vec<Act> {
             83..86 => Act::Outage(s),
             86..88 if swarm.clock_steps => Act::Clock(s),
             88..91 if swarm.lost_state => Act::LoseState(s),
+            91..96 if swarm.rival.is_some() => Act::Rival(s),
             91..94 if base.foreign => Act::Foreign(s),
             _ => Act::App(s),
         });
