@@ -442,8 +442,7 @@ impl Sim {
             return;
         }
         let before = self.disk.lock().oracle.now();
-        let steady =
-            self.steady.replace(false) && self.swarm.interleave == 0 && self.disk.lock().faults.is_empty();
+        let steady = self.steady.replace(false) && self.swarm.interleave == 0 && self.disk.lock().faults.is_empty();
         let result = self.engine(Db::sync);
         if self.stopped.get() {
             return;

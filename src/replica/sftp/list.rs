@@ -109,7 +109,7 @@ async fn attempt(sftp: &SftpClient, path: &str, target: &str) -> Result<Vec<Foun
 }
 
 /// Asks for what the listing of some servers leaves out.
-async fn complete(session: &Session, dir: &str, found: &mut Vec<Found>) -> Result<(), Problem> {
+async fn complete(session: &Session, dir: &str, found: &mut [Found]) -> Result<(), Problem> {
     let known = |a: &Attributes| a.is_file().is_some() && a.size.is_some() && a.modified.is_some();
     for entry in found.iter_mut().filter(|entry| !known(&entry.attributes)) {
         match session.stat(&format!("{dir}/{}", entry.name)).await {

@@ -58,10 +58,10 @@ pub(super) fn parse(xml: &str) -> Result<Vec<Resource>> {
                 inside.push(name);
                 text.clear();
             }
-            Event::Empty(tag) => {
-                if local(tag.name().as_ref()) == "collection" && inside.iter().any(|name| name == "resourcetype") {
-                    prop.is_dir = true;
-                }
+            Event::Empty(tag)
+                if local(tag.name().as_ref()) == "collection" && inside.iter().any(|name| name == "resourcetype") =>
+            {
+                prop.is_dir = true;
             }
             Event::Text(piece) => text.push_str(&piece.decode().map_err(|e| broken(e.to_string()))?),
             Event::CData(piece) => text.push_str(&piece.decode().map_err(|e| broken(e.to_string()))?),
