@@ -273,7 +273,7 @@ pub(crate) async fn a_failing_body_leaves_the_old_object(client: Client) {
     put(&client, "ltx/0/a", "old").await;
     client.put(&key("ltx/0/a"), failing_after(noise(3_000_000, 1)), at(STAMP + 1)).await.unwrap_err();
     assert_eq!(read(&client, "ltx/0/a").await.unwrap(), b"old");
-    assert_eq!(list(&client, "ltx/0", None).await[0].modified.millis(), STAMP);
+    check_stamps(&client, &list(&client, "ltx/0", None).await, &[STAMP]);
 }
 
 pub(crate) async fn a_body_of_the_wrong_length_is_refused(client: Client) {
@@ -418,7 +418,9 @@ pub(crate) async fn names_are_taken_literally(client: Client) {
         ".hidden",
     ];
     let mut kept = Vec::new();
-    for name in hostile {
+    // nginx does not list names that begin with a dot; no file of ours has one.
+    let listed = |name: &&str| client.kind() != "webdav" || !name.starts_with('.');
+    for name in hostile.into_iter().filter(listed) {
         match client.put(&key(&format!("odd names/{name}")), once(name), at(STAMP)).await {
             Ok(_) => kept.push(name),
             // Where a store cannot tell it from a slash it must be refused, not kept under another name.

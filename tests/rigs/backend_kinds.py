@@ -14,6 +14,8 @@ class Backend:
     """Subclasses set `name` and `variable`, and read the words of the variable in `found`."""
 
     name = variable = None
+    # Whether the reference knows the time of a file as exactly as we do; if not, the two may restore different states.
+    same_stamps = True
     # Without warning, where the server keeps what it said it had stored.
     stop_signal = signal.SIGKILL
 

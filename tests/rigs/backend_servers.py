@@ -10,6 +10,8 @@ from backend_kinds import Backend
 
 class Sftp(Backend):
     name, variable = "sftp", "LITESTREAM_TEST_SFTP"
+    # Whole seconds.
+    same_stamps = False
 
     def found(self, words):
         address, self.user, self.password, self.directory, self.keys, self.folder = words
@@ -43,6 +45,8 @@ class Sftp(Backend):
 
 class Webdav(Backend):
     name, variable = "webdav", "LITESTREAM_TEST_WEBDAV"
+    # When the server got the file.
+    same_stamps = False
     stop_signal = signal.SIGTERM
 
     def found(self, words):

@@ -25,6 +25,7 @@ stop() {
     for pid in $pids; do kill "$pid" 2>/dev/null || true; done
     [ ! -f "$dir/pid" ] || kill "$(cat "$dir/pid")" 2>/dev/null || true
     for pid in $pids; do wait "$pid" 2>/dev/null || true; done
+    sleep 0.5
     rm -rf "$dir"
 }
 trap stop EXIT

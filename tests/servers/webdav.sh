@@ -35,7 +35,8 @@ printf '%s:dav:%s\n' $user "$sum" >"$dir/htdigest"
 htpasswd -bc "$dir/htpasswd" $user $password 2>/dev/null
 for name in tls untrusted; do
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
-        -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$dir/$name.key" -out "$dir/$name.pem" 2>/dev/null
+        -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE \
+        -keyout "$dir/$name.key" -out "$dir/$name.pem" 2>/dev/null
 done
 
 {

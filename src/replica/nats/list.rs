@@ -62,7 +62,7 @@ impl NatsClient {
         let target = self.target("");
         let asked = Asked { doing: "list objects", target: &target };
         let call = Call { operation: Operation::List, kind: "nats", target: &target, objects: 1, bytes: 0 };
-        self.0.requests.run(call, |_| self.read_once(asked)).await
+        self.0.requests.run(call, |_| Box::pin(self.read_once(asked))).await
     }
 
     async fn read_once(&self, asked: Asked<'_>) -> Result<Vec<ObjectMeta>, Failure> {
@@ -76,7 +76,7 @@ impl NatsClient {
             ..Default::default()
         };
         let failed = |err: &(dyn std::error::Error + 'static)| asked.failed(&bucket, "Consumer", err);
-        let consumer = bucket.stream.create_consumer(config).await.map_err(|e| failed(&e))?;
+        let consumer = Box::pin(bucket.stream.create_consumer(config)).await.map_err(|e| failed(&e))?;
         let mut pending = consumer.cached_info().num_pending;
         let mut objects = Vec::new();
         let mut messages = consumer.messages().await.map_err(|e| failed(&e))?;

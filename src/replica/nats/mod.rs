@@ -107,7 +107,8 @@ impl NatsClient {
         {
             return Ok(bucket.clone());
         }
-        match connect::connect(&self.0.settings, self.bucket_name()).await {
+        // Large, and seldom: not a part of every future.
+        match Box::pin(connect::connect(&self.0.settings, self.bucket_name())).await {
             Ok(new) => Ok(bucket.insert(new).clone()),
             Err(err) => {
                 let hint = err.hint_text();

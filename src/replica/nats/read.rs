@@ -68,7 +68,7 @@ async fn chunks(nats: &NatsClient, bucket: &Bucket, asked: Asked<'_>, meta: &Met
         max_batch: i64::try_from(WINDOW / CHUNK).unwrap_or(16),
         ..Default::default()
     };
-    let consumer = bucket.stream.create_consumer(config).await.map_err(|e| failed(&e))?;
+    let consumer = Box::pin(bucket.stream.create_consumer(config)).await.map_err(|e| failed(&e))?;
     let pending = consumer.cached_info().num_pending;
     let messages = consumer.messages().await.map_err(|e| failed(&e))?;
     let (bucket, target) = (bucket.clone(), asked.target.to_owned());

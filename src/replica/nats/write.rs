@@ -34,10 +34,10 @@ pub(super) async fn put(nats: &NatsClient, key: &Key, mut body: ByteStream, opts
         let size = first.len() as u64;
         check_size(opts.size, size).map_err(|e| e.at(&target))?;
         let call = Call { operation: Operation::Put, kind: "nats", target: &target, objects: 1, bytes: size };
-        nats.0.requests.run(call, |_| new.small(&first)).await?;
+        nats.0.requests.run(call, |_| Box::pin(new.small(&first))).await?;
         size
     } else {
-        new.large(first, rest, body).await?
+        Box::pin(new.large(first, rest, body)).await?
     };
     Ok(ObjectMeta { key: key.clone(), size, modified: opts.stamp })
 }
@@ -89,7 +89,7 @@ impl New<'_> {
 
     async fn large(&self, first: Bytes, rest: Bytes, mut body: ByteStream) -> Result<u64> {
         let call = Call { objects: 0, ..self.call(0) };
-        let mut writing = self.nats.0.requests.run(call, |_| self.begin()).await?;
+        let mut writing = self.nats.0.requests.run(call, |_| Box::pin(self.begin())).await?;
         for piece in [first, rest] {
             writing.add(&piece, self.asked()).await.map_err(|failed| failed.error)?;
         }

@@ -243,6 +243,12 @@ impl New<'_> {
                 drain(answer).await;
                 Ok(())
             }
+            // Another writer's move to the same name was under way (Apache removes the old file first), or the
+            // directory is gone.
+            404 | 409 | 423 => {
+                let text = format!("MOVE {temp}: {}", answer.status().as_u16());
+                Err(failed(asked, ErrorKind::Unavailable, answer.status().as_str(), &text, None))
+            }
             412 if self.opts.exclusive => Err(failed(asked, ErrorKind::Exists, "412", "object exists", None)),
             _ => Err(refused(asked, &answer)),
         }
