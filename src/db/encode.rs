@@ -152,3 +152,20 @@ impl ReadAhead {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages(pages: Pages) -> Vec<u32> {
+        pages.list(&PageMap::default(), PageSize::new(512).unwrap()).map(Pgno::get).collect()
+    }
+
+    /// SQLite logs every page it adds, so only a log of somebody else's making shows this.
+    #[test]
+    fn a_file_carries_every_page_that_the_database_grew_by() {
+        assert_eq!(pages(Pages::Changed { before: 3, commit: 6 }), [4, 5, 6]);
+        assert_eq!(pages(Pages::Changed { before: 6, commit: 3 }), [0; 0]);
+        assert_eq!(pages(Pages::All(3)), [1, 2, 3]);
+    }
+}

@@ -91,7 +91,9 @@ fn syntax_error(err: &serde_json::Error, body: &[u8]) -> String {
 }
 
 /// The requests that a body can hold.
-pub(super) trait FromBody: Sized {
+pub trait FromBody: Sized {
+    /// Reads the request that Go calls `of` from the first JSON value of `body`.
+    ///
     /// # Errors
     /// What Go's decoder would say.
     fn from_body(of: &'static str, body: &[u8]) -> Result<Self, String>;

@@ -19,6 +19,7 @@ mod socket;
 use std::sync::Arc;
 
 pub use control::ControlServer;
+pub use decode::FromBody;
 pub use endpoint::{EndpointServer, Readiness, check_address};
 pub use http::Serving;
 pub use mcp::{McpServer, TOOLS, Tool, ToolOutcome, Toolbox};

@@ -23,11 +23,11 @@ const HEAD: usize = 18;
 
 /// What [`apply`] built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Applied {
+pub struct Applied {
     /// Size of a page.
-    pub(crate) page_size: PageSize,
+    pub page_size: PageSize,
     /// Pages of the database.
-    pub(crate) pages: u32,
+    pub pages: u32,
 }
 
 /// Writes the database that `sources` describe to `out`, and sets its length. `sources` are the
@@ -36,7 +36,7 @@ pub(crate) struct Applied {
 /// # Errors
 /// `Corrupt` for damaged, missing or overlapping objects; errors of the readers and of `out`, whose
 /// content is worthless then.
-pub(crate) fn apply<R: Read>(mut sources: impl Iterator<Item = Result<(Piece, R)>>, out: &dyn File) -> Result<Applied> {
+pub fn apply<R: Read>(mut sources: impl Iterator<Item = Result<(Piece, R)>>, out: &dyn File) -> Result<Applied> {
     let Some(first) = sources.next() else { return Err(Error::invalid("no snapshots available")) };
     let (first, reader) = first?;
     let Piece::Snapshot(snapshot) = first else { return Err(Error::invalid("a snapshot must come first")) };

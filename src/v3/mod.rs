@@ -13,5 +13,5 @@ mod apply;
 mod list;
 mod name;
 
-pub(crate) use apply::{Applied, apply};
+pub use apply::{Applied, apply};
 pub use list::{Backups, Piece, Plan, Segment, Snapshot, list};

@@ -179,9 +179,42 @@ impl App {
         Ok(())
     }
 
+    /// Runs statements, on one connection for all of them that syncs nothing and checkpoints only when told.
+    pub(crate) fn sql(&mut self, statements: &str) {
+        let who = self.who;
+        let done = acting(who, || {
+            if self.sessions.is_empty() {
+                let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                let conn = Connection::open_with_flags(DB, flags)?;
+                conn.execute_batch("PRAGMA synchronous = normal; PRAGMA wal_autocheckpoint = 0")?;
+                self.sessions.push(Session { conn, in_transaction: false, full_sync: false });
+            }
+            statements.split_inclusive(';').try_for_each(|one| {
+                let done = self.sessions[0].conn.execute_batch(one);
+                self.disk.observe();
+                done
+            })
+        });
+        if let Err(err) = &done
+            && !self.is_dead()
+        {
+            self.complaint = Some(format!("{statements}: {err}"));
+        }
+    }
+
     /// Only commits, small ones.
     pub(crate) fn commit_a_little(&mut self, swarm: &Swarm, rng: &mut Rng, commits: u64) {
         self.by_itself(swarm, rng, |app, rng| (0..commits).try_for_each(|_| app.small_commit(swarm, rng)));
+    }
+
+    /// One commit, or a checkpoint that waits for nobody.
+    pub(crate) fn nudge(&mut self, swarm: &Swarm, rng: &mut Rng) {
+        self.by_itself(swarm, rng, |app, rng| {
+            if rng.permille(500) {
+                return app.small_commit(swarm, rng);
+            }
+            app.sessions[0].conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+        });
     }
 
     /// Commits, a checkpoint that lets the log start anew, and commits.

@@ -147,6 +147,16 @@ pub(crate) struct Fault {
     pub(crate) flip: bool,
 }
 
+/// What outlives a power cut, where that is said rather than drawn: of everything else, all.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep {
+    /// Whether a sector of the log that was not synced is kept.
+    pub(crate) log: fn(usize) -> bool,
+    pub(crate) record: bool,
+    /// Names that no sync of their directory made durable.
+    pub(crate) names: bool,
+}
+
 /// What becomes of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -903,26 +913,61 @@ impl Inner {
 
     /// The power comes back: what was not durable is kept, lost or torn.
     pub(crate) fn reboot(&mut self) {
+        let mut rng = self.rng.clone();
+        for ino in 0..self.files.len() {
+            self.crash_file(ino, &mut rng);
+        }
+        self.reboot_dirs(|dir| crash_dir(dir, &mut rng));
+        self.rng = rng;
+    }
+
+    /// The power comes back, and what is lost is as `keep` says.
+    pub(crate) fn reboot_keeping(&mut self, keep: Keep) {
+        let paths = self.walk();
+        let classes: BTreeMap<usize, Class> =
+            paths.iter().filter_map(|path| Some((self.file_at(path)?, Class::of(path)))).collect();
+        for (ino, file) in self.files.iter_mut().enumerate() {
+            let class = classes.get(&ino).copied();
+            let mut image = std::mem::take(&mut file.durable);
+            let len = if class == Some(Class::Record) && !keep.record { image.len() } else { file.data.len() };
+            image.resize(len, 0);
+            for &sector in &file.dirty {
+                let kept = match class {
+                    Some(Class::Wal) => (keep.log)(sector),
+                    Some(Class::Record) => keep.record,
+                    _ => true,
+                };
+                let (from, to) = (sector * SECTOR, ((sector + 1) * SECTOR).min(len));
+                if kept && from < to {
+                    image[from..to].copy_from_slice(&file.data[from..to]);
+                }
+            }
+            file.data.clone_from(&image);
+            file.durable = image;
+            file.dirty.clear();
+            (file.len_changed, file.shortest) = (false, None);
+            file.version += 1;
+        }
+        self.reboot_dirs(|dir| {
+            match keep.names {
+                true => dir.durable.clone_from(&dir.names),
+                false => dir.names.clone_from(&dir.durable),
+            }
+            dir.since.clear();
+        });
+    }
+
+    fn reboot_dirs(&mut self, mut crash: impl FnMut(&mut Dir)) {
         for proc in Proc::ALL {
             self.end(proc);
         }
         self.disarm();
         self.off = false;
-        let mut rng = self.rng.clone();
-        for ino in 0..self.files.len() {
-            self.crash_file(ino, &mut rng);
-        }
         for (path, dir) in std::mem::take(&mut self.removed) {
             self.dirs.entry(path).or_insert(dir);
         }
-        let paths: Vec<PathBuf> = self.dirs.keys().cloned().collect();
-        for path in paths {
-            if let Some(dir) = self.dirs.get_mut(&path) {
-                crash_dir(dir, &mut rng);
-            }
-        }
+        self.dirs.values_mut().for_each(&mut crash);
         self.drop_orphans();
-        self.rng = rng;
         self.oracle.power_was_cut();
         self.other.power_was_cut();
     }

@@ -16,7 +16,7 @@ use litestream::sqlite::SystemSqlite;
 
 use crate::app::{App, DB};
 use crate::disk::{
-    Class, Counts, Disk, EIO, EMFILE, ENOSPC, Entry, Fault, Mount, Op, Proc, Who, acting, set_current, set_hook,
+    Class, Counts, Disk, EIO, EMFILE, ENOSPC, Entry, Fault, Inner, Mount, Op, Proc, Who, acting, set_current, set_hook,
 };
 use crate::fs::world;
 use crate::replay::{self, Cache, Layers};
@@ -57,10 +57,10 @@ struct Engine {
     who: Who,
 }
 
-struct Sim {
-    disk: Arc<Disk>,
+pub(crate) struct Sim {
+    pub(crate) disk: Arc<Disk>,
     swarm: Swarm,
-    app: RefCell<App>,
+    pub(crate) app: RefCell<App>,
     foreign: RefCell<App>,
     engine: RefCell<Engine>,
     schedule: RefCell<Rng>,
@@ -80,6 +80,18 @@ struct Sim {
 
 /// Runs one seed's actions.
 pub(crate) fn run(seed: u64, swarm: &Swarm, actions: &[Action], verbose: bool) -> Outcome {
+    run_with(seed, swarm, verbose, |sim| {
+        for &action in actions {
+            if sim.stopped.get() {
+                break;
+            }
+            sim.act(action);
+        }
+    })
+}
+
+/// Sets a world up, lets `happen` happen, and checks that everything comes right afterwards.
+pub(crate) fn run_with(seed: u64, swarm: &Swarm, verbose: bool, happen: impl FnOnce(&Rc<Sim>)) -> Outcome {
     let _telling = verbose.then(|| tracing::subscriber::set_default(Teller));
     let disk = Disk::new(seed);
     set_current(Some(Arc::clone(&disk)));
@@ -116,19 +128,14 @@ pub(crate) fn run(seed: u64, swarm: &Swarm, actions: &[Action], verbose: bool) -
     });
     if swarm.interleave > 0 {
         let weak = Rc::downgrade(&sim);
-        set_hook(Some(Rc::new(move |proc, op, _| {
+        set_hook(Some(Rc::new(move |proc, op, class| {
             if let Some(sim) = weak.upgrade() {
-                sim.interrupt(proc, op);
+                sim.interrupt(proc, op, class);
             }
         })));
     }
     let ended = catch_unwind(AssertUnwindSafe(|| {
-        for &action in actions {
-            if sim.stopped.get() {
-                break;
-            }
-            sim.act(action);
-        }
+        happen(&sim);
         set_hook(None);
         if !sim.stopped.get() {
             sim.settle();
@@ -184,9 +191,17 @@ impl Sim {
     }
 
     /// Somebody else's turn in the middle of an operation.
-    fn interrupt(&self, proc: Proc, op: Op) {
+    fn interrupt(&self, proc: Proc, op: Op, class: Class) {
         if self.stopped.get() {
             return;
+        }
+        let eager = match (proc, op, class) {
+            (Proc::Engine, Op::Open, Class::Record) => self.swarm.eager,
+            (Proc::Engine, Op::Lock, Class::Db) => self.swarm.eager / 4,
+            _ => 0,
+        };
+        if eager > 0 && self.schedule.borrow_mut().permille(eager) {
+            return self.nudge();
         }
         let odds = if op == Op::Pause { self.swarm.interleave * 10 } else { self.swarm.interleave };
         let (strike, who, seed) = {
@@ -209,6 +224,19 @@ impl Sim {
             }
         }));
         if let Err(panic) = done {
+            self.violate("I13 no panic", panic_text(panic.as_ref()));
+        }
+    }
+
+    /// The application commits a little, or copies what it can out of the log.
+    fn nudge(&self) {
+        if self.interruptions.get() >= 25 {
+            return;
+        }
+        self.interruptions.set(self.interruptions.get() + 1);
+        let seed = self.schedule.borrow_mut().next();
+        let nudge = |app: &mut App, rng: &mut Rng| app.nudge(&self.swarm, rng);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.app_turn(nudge, seed))) {
             self.violate("I13 no panic", panic_text(panic.as_ref()));
         }
     }
@@ -323,6 +351,11 @@ impl Sim {
 
     /// The power fails now, if it did not yet, and comes back.
     fn cut(&self) {
+        self.cut_and(Inner::reboot);
+    }
+
+    /// The power fails now, if it did not yet; what comes back is up to `reboot`.
+    pub(crate) fn cut_and(&self, reboot: impl FnOnce(&mut Inner)) {
         {
             let mut inner = self.disk.lock();
             inner.disarm();
@@ -336,7 +369,7 @@ impl Sim {
                 app.bury();
             }
         }
-        self.disk.lock().reboot();
+        reboot(&mut self.disk.lock());
         for app in [&self.app, &self.foreign] {
             if let Ok(mut app) = app.try_borrow_mut() {
                 app.bury();
@@ -428,7 +461,7 @@ impl Sim {
         acting(who, || engine.db = None);
     }
 
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
         self.steady.set(false);
         let who = engine.who;
@@ -437,7 +470,7 @@ impl Sim {
     }
 
     /// One sync, and what it promised.
-    fn sync(&self) {
+    pub(crate) fn sync(&self) {
         if self.engine.try_borrow_mut().is_err() {
             return;
         }
@@ -708,6 +741,8 @@ pub(crate) fn draw_fault(rng: &mut Rng) -> Fault {
     let bound = match op {
         _ if locked => rng.pick(&[1, 6]),
         Op::Lock | Op::Shm => rng.pick(&[4, 20, 80]),
+        // Where reads are short there are many of them.
+        Op::Peek => rng.pick(&[1, 8, 30]),
         _ => rng.pick(&[1, 4, 20]),
     };
     Fault {

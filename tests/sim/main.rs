@@ -10,6 +10,7 @@ mod local;
 mod oracle;
 mod replay;
 mod rng;
+mod scenario;
 mod shrink;
 mod store;
 mod swarm;

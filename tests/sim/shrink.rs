@@ -18,7 +18,7 @@ pub(crate) fn shrink(seed: u64, mut swarm: Swarm, mut actions: Vec<Action>, brok
         let outcome: Outcome = run(seed, swarm, actions, false);
         outcome.violation.is_some_and(|violation| violation.invariant == broken)
     };
-    let plainer: [fn(&mut Swarm); 11] = [
+    let plainer: [fn(&mut Swarm); 12] = [
         |s| s.interleave = 0,
         |s| s.foreign = false,
         |s| s.short_reads = false,
@@ -30,6 +30,7 @@ pub(crate) fn shrink(seed: u64, mut swarm: Swarm, mut actions: Vec<Action>, brok
         |s| s.max_sync_wal_bytes = None,
         |s| s.bounds = Bounds::default(),
         |s| s.echo = false,
+        |s| s.eager = 0,
     ];
     for change in plainer {
         let mut candidate = swarm.clone();

@@ -29,6 +29,8 @@ pub(crate) struct Swarm {
     pub(crate) sequences: u64,
     /// Of 1000 operations, how many let somebody else act first.
     pub(crate) interleave: u64,
+    /// The same where the engine has just written a file, or takes a lock: a commit or a checkpoint.
+    pub(crate) eager: u64,
     pub(crate) short_reads: bool,
     pub(crate) powersafe: bool,
     pub(crate) kills: bool,
@@ -91,7 +93,7 @@ impl Swarm {
         let modes: [&[&str]; 4] =
             [&["PASSIVE"], &["PASSIVE", "FULL", "RESTART", "TRUNCATE"], &["RESTART", "TRUNCATE"], &["TRUNCATE"]];
         let page_size = rng.pick(&[512, 512, 1024, 1024, 1024, 2048, 4096]);
-        Self {
+        let mut swarm = Self {
             page_size: if rng.permille(5) { rng.pick(&[8192, 32768, 65536]) } else { page_size },
             auto_vacuum: rng.pick(&[0, 0, 1, 2]),
             index: rng.permille(300),
@@ -111,13 +113,18 @@ impl Swarm {
             echo: rng.permille(400),
             sequences: rng.pick(&[0, 100, 300]),
             interleave: rng.pick(&[0, 0, 2, 10, 40]),
-            short_reads: rng.permille(200),
+            eager: 0,
+            short_reads: rng.permille(400),
             powersafe: rng.permille(700),
             kills: rng.permille(700),
             power_cuts: rng.permille(500),
             faults: rng.permille(500),
             full_disks: rng.permille(300),
+        };
+        if swarm.interleave > 0 {
+            swarm.eager = rng.pick(&[0, 150, 450]);
         }
+        swarm
     }
 }
 

@@ -1,0 +1,4 @@
+//! `cargo +nightly fuzz run ltx_decode`
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| litestream_fuzz::ltx_decode(data));

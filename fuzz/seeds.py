@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Writes the first inputs of each fuzz target into fuzz/corpus, from the fixtures of the tests.
+
+What the fuzzer finds on top of them is kept with `cargo +nightly fuzz cmin <target>`.
+"""
+
+import hashlib
+import sqlite3
+import struct
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+FIXTURES = ROOT.parent / "tests" / "fixtures"
+SMALL = 6000
+
+
+def put(target: str, data: bytes) -> None:
+    folder = ROOT / "corpus" / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / hashlib.sha1(data).hexdigest()).write_bytes(data)
+
+
+def counted(parts: list[bytes]) -> bytes:
+    return b"".join(struct.pack(">H", len(part)) + part for part in parts)
+
+
+def logs() -> list[bytes]:
+    """Write-ahead logs of a small database: whole, restarted, cut off."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "db"
+        conn = sqlite3.connect(path, isolation_level=None)
+        for statement in ("PRAGMA page_size = 512", "PRAGMA journal_mode = wal", "CREATE TABLE t(x)"):
+            conn.execute(statement)
+        wal = Path(f"{path}-wal")
+        whole = wal.read_bytes()
+        for n in range(6):
+            conn.execute("INSERT INTO t VALUES (?)", (n,))
+        longer = wal.read_bytes()
+        conn.execute("PRAGMA wal_checkpoint(RESTART)")
+        conn.execute("INSERT INTO t VALUES (7)")
+        restarted = wal.read_bytes()
+        conn.close()
+    return [whole, longer, restarted, longer[:-100]]
+
+
+def main() -> None:
+    files = sorted(path for path in FIXTURES.rglob("*.ltx") if path.stat().st_size <= SMALL)
+    seen: set[bytes] = set()
+    small = [data for path in files if not ((data := path.read_bytes()) in seen or seen.add(data))]
+    step = max(1, len(small) // 12)
+    for data in small[::step]:
+        put("ltx_decode", data)
+        put("ltx_header", data[:100])
+        put("ltx_index", data)
+    for folder in sorted({path.parent for path in files}):
+        some = [path.read_bytes() for path in sorted(folder.glob("*.ltx"))[:3]]
+        if len(some) > 1 and sum(map(len, some)) < SMALL:
+            put("ltx_merge", counted(some))
+    for data in logs():
+        put("wal", data)
+    texts = [p for p in sorted((FIXTURES / "config").rglob("*.yml")) if p.stat().st_size < SMALL]
+    for path in texts[:: max(1, len(texts) // 40)]:
+        put("config", path.read_bytes())
+    urls = {
+        line.split("url:", 1)[1].strip().strip("\"'")
+        for path in texts
+        for line in path.read_text(errors="replace").splitlines()
+        if "url:" in line
+    }
+    for url in sorted(urls)[:60]:
+        put("replica_url", url.encode())
+    for body in ('{"path":"/data/db"}', '{"PATH":"/a","wait":true,"timeout":30}', "null", '{"timeout":1e3} x',
+                 '{"path":"/a","replica_url":"file:///b"}', '{"path":7}', "[", '{"path":"\\ud800"}'):
+        put("control", body.encode())
+    for text in ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05.678+01:00", "1h30m", "-1.5s", "2562047h47m16.854775807s",
+                 "100µs", "0", "00000000000000ff", "0000000000000001-000000000000000a.ltx", "ltx/0/1.ltx", "65536"):
+        put("texts", text.encode())
+    lz4 = sorted(FIXTURES.rglob("*.lz4"))
+    snapshots = [p.read_bytes() for p in lz4 if "snapshot" in p.name and p.stat().st_size < 2 * SMALL]
+    segments = [p.read_bytes() for p in lz4 if "wal" in p.name and p.stat().st_size < 2 * SMALL]
+    for n, snapshot in enumerate(snapshots[:6]):
+        put("v3", counted([snapshot]))
+        put("v3", counted([snapshot] + [b"\0" + segment for segment in segments[n : n + 1]]))
+
+
+if __name__ == "__main__":
+    main()
