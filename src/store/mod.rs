@@ -33,6 +33,7 @@ mod watcher;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -143,11 +144,20 @@ impl Store {
         });
     }
 
-    /// Syncs every database once, in order.
+    /// Syncs every database once, in order. After a failure the final syncs are tried once only: nobody waits
+    /// for what just failed to pass.
     ///
     /// # Errors
     /// The first failure, with what was being done.
     pub async fn run_once(&self, force_snapshot: bool, enforce_retention: bool) -> Result<()> {
+        let done = self.sync_each(force_snapshot, enforce_retention).await;
+        if done.is_err() {
+            self.set_shutdown(ShutdownPolicy { timeout: Duration::ZERO, ..self.shared.shutdown() });
+        }
+        done
+    }
+
+    async fn sync_each(&self, force_snapshot: bool, enforce_retention: bool) -> Result<()> {
         for entry in self.shared.registry.all() {
             let Some(database) = entry.database() else { continue };
             let path = database.path().display();

@@ -97,6 +97,19 @@ fn a_missing_database_fails_a_one_shot_run_after_a_clean_shutdown() {
 }
 
 #[test]
+fn a_one_shot_run_that_failed_does_not_wait_for_its_replica() {
+    let scratch = Scratch::new();
+    database(&scratch, "app.db");
+    std::fs::write(scratch.path("file"), "").unwrap();
+    let ran = scratch.run(&["replicate", "-once", "app.db", &url(&scratch, "file/rep")]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("ot a directory"), "{}", ran.stderr);
+    let messages = messages(&ran);
+    assert!(messages.iter().any(|m| m == "failed to close database"), "{messages:?}");
+    assert!(!messages.iter().any(|m| m.starts_with("shutdown sync failed, retrying")), "{messages:?}");
+}
+
+#[test]
 fn a_missing_database_is_brought_back_first_when_asked_to() {
     let scratch = Scratch::new();
     let url = scratch.replica("rep");
