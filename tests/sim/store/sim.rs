@@ -570,7 +570,7 @@ impl Sim {
         if snapshot {
             // A snapshot that is forced replaces one of its TXID under a new time: known, and open.
             let now = Some(self.disk.wall());
-            self.first_snapshot.iter().for_each(|first| first.set(now));
+            self.first_snapshot.iter().for_each(|first| first.set(first.get().and(now)));
         }
         if matches!(done, Some(Ok(()))) {
             self.acknowledged(before);
