@@ -112,7 +112,8 @@ impl PageSource<'_> {
         if !self.in_order {
             return read_full_at(self.db, out, offset).map_err(|e| e.context(format!("read database page {pgno}")));
         }
-        ahead.copy(self.db, offset, out).map_err(|e| e.context(format!("read database page {pgno}")))
+        let end = self.db_pages * self.page_size.len() as u64;
+        ahead.copy(self.db, offset, end, out).map_err(|e| e.context(format!("read database page {pgno}")))
     }
 }
 
@@ -124,11 +125,14 @@ struct ReadAhead {
 }
 
 impl ReadAhead {
-    fn copy(&mut self, file: &dyn File, offset: u64, out: &mut [u8]) -> Result<()> {
+    /// Fills `out` from `offset` on; nothing from `limit` on will be asked for.
+    fn copy(&mut self, file: &dyn File, offset: u64, limit: u64, out: &mut [u8]) -> Result<()> {
         let end = self.start + self.buf.len() as u64;
         if offset < self.start || offset + out.len() as u64 > end {
             self.start = offset;
-            self.buf.resize(READ_AHEAD, 0);
+            // Small databases are many: no buffer larger than what is left of them.
+            let left = usize::try_from(limit.saturating_sub(offset)).unwrap_or(READ_AHEAD);
+            self.buf.resize(READ_AHEAD.min(left), 0);
             let mut have = 0;
             while have < self.buf.len() {
                 match file.read_at(&mut self.buf[have..], offset + have as u64) {
