@@ -39,6 +39,14 @@ pub struct UpkeepConfig {
 }
 
 impl UpkeepConfig {
+    /// How long after a look at a target it may be relied on that no other writer's transactions have come and
+    /// gone: half of what they stay in level 0 where settings are the same; the rest is for the upload itself. Not
+    /// so short that a slow store could never be used.
+    pub(super) fn trust(&self) -> Duration {
+        let (least, most) = (Duration::from_secs(10), Duration::from_secs(150));
+        self.retention.l0.map_or(most, |retention| (retention / 2).clamp(least, most))
+    }
+
     /// From validated settings.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
@@ -71,7 +72,7 @@ pub(super) struct Seen {
 pub(super) struct Settings {
     pub(super) name: String,
     pub(super) db: crate::db::DbConfig,
-    pub(super) monitor_interval: Option<std::time::Duration>,
+    pub(super) monitor_interval: Option<Duration>,
 }
 
 impl Database {
@@ -79,6 +80,7 @@ impl Database {
         world: World,
         sqlite: Arc<dyn Sqlite>,
         config: DatabaseConfig,
+        trust: Duration,
         pool: Arc<Pool>,
         health: Arc<Health>,
     ) -> Self {
@@ -92,7 +94,7 @@ impl Database {
             config: settings,
             db: Arc::new(Mutex::new(db)),
             pool,
-            targets: config.targets.into_iter().enumerate().map(|(n, target)| Target::new(n, target)).collect(),
+            targets: config.targets.into_iter().enumerate().map(|(n, target)| Target::new(n, target, trust)).collect(),
             recovered: Mutex::default(),
             seen: News::default(),
             health,

@@ -230,6 +230,7 @@ impl Store {
             shared.world.clone(),
             Arc::clone(&shared.sqlite),
             entry.config.clone(),
+            shared.upkeep.trust(),
             Arc::clone(&shared.pool),
             Arc::clone(&entry.health),
         ));

@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, FileWriter, Header};
 use crate::replica::{FileInfo, Replica, Stamps};
 use crate::sys::{Fs, LogLimiter, Modes, OpenMode, Publisher, blocking, mutant, unique_temp_path};
-use crate::types::{Level, PageSize, Txid, TxidRange};
+use crate::types::{Level, PageSize, Timestamp, Txid, TxidRange};
 use crate::wal::WalHeader;
 
 const ERROR_SPACING: Duration = Duration::from_secs(30);
@@ -32,6 +32,8 @@ pub(super) struct Target {
     /// Which one of the database's.
     n: usize,
     config: TargetConfig,
+    /// How old a proof that nobody else writes to it may be when something is uploaded.
+    trust: Duration,
     /// One upload pass at a time.
     state: Mutex<Known>,
     manifest: SharedManifest,
@@ -55,6 +57,29 @@ struct Position {
     txid: Option<Txid>,
     /// Page size of the file that ends there.
     page_size: Option<PageSize>,
+    /// When this was last known to be where the target ends.
+    proven: Moment,
+}
+
+/// The time before a request, by both clocks: the one can be set, the other stands still while a machine sleeps.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    elapsed: Duration,
+    wall: Timestamp,
+}
+
+impl Moment {
+    fn now(database: &Database) -> Self {
+        let clock = &database.world.clock;
+        Self { elapsed: clock.elapsed(), wall: clock.now() }
+    }
+
+    /// How long ago it was, at most.
+    fn age(self, database: &Database) -> Duration {
+        let now = Self::now(database);
+        let wall = u64::try_from(now.wall.millis().saturating_sub(self.wall.millis())).unwrap_or(0);
+        now.elapsed.saturating_sub(self.elapsed).max(Duration::from_millis(wall))
+    }
 }
 
 /// Whether an upload pass left something to do.
@@ -67,10 +92,11 @@ pub(super) enum Pass {
 }
 
 impl Target {
-    pub(super) fn new(n: usize, config: TargetConfig) -> Self {
+    pub(super) fn new(n: usize, config: TargetConfig, trust: Duration) -> Self {
         Self {
             n,
             config,
+            trust,
             state: Mutex::default(),
             manifest: SharedManifest::new(),
             ready: AtomicBool::new(false),
@@ -133,7 +159,8 @@ impl Target {
             let position = match known.position.take() {
                 Some(position) => position,
                 None if mutant("store-replica-not-asked") => {
-                    Position { txid: Txid::new(local.get() - 1), page_size: None }
+                    let proven = Moment::now(database);
+                    Position { txid: Txid::new(local.get() - 1), page_size: None, proven }
                 }
                 None => self.look(database, local).await?,
             };
@@ -197,25 +224,26 @@ impl Target {
 
     /// Makes sure that the target still holds what we put there and nothing else. `local` is the newest TXID of
     /// ours: what is beyond it was put there by somebody else, for a start continues above everything it finds.
-    async fn check_alone(&self, database: &Database, local: Txid) -> Result<Kinship> {
+    async fn check_alone(&self, database: &Database, local: Txid) -> Result<(Kinship, Moment)> {
         let kinship = lineage::kinship(database, self).await?;
         match kinship {
             Kinship::Other(txid) => return Err(self.lost_to_rival(txid)),
             Kinship::Same(txid) => self.is_there(txid),
             Kinship::Unreadable(_) | Kinship::Unknown(_) => {}
         }
+        let began = Moment::now(database);
         // Not from what is remembered: whoever is at work there keeps its newest file in level 0.
         let listed = self.replica().list(Level::L0, None, Stamps::Cheap).await?;
         let newest = listed.iter().map(|file| file.txids.max()).max().max(kinship.txid());
         match newest {
             Some(txid) if txid > local && !mutant("store-foreign-end-ignored") => Err(self.lost_to_rival(txid)),
-            _ => Ok(kinship),
+            _ => Ok((kinship, began)),
         }
     }
 
     /// Asks the target what it holds, and closes gaps.
     async fn look(&self, database: &Database, local: Txid) -> Result<Position> {
-        let kinship = self.check_alone(database, local).await?;
+        let (kinship, proven) = self.check_alone(database, local).await?;
         self.close_gaps(database).await?;
         if matches!(kinship, Kinship::Unreadable(_)) {
             warn!(system = "store", db = %database.name(), replica = self.replica().kind(),
@@ -232,7 +260,7 @@ impl Target {
         if chain.map(|file| file.txids.max()) > known {
             return Err(Error::new(ErrorKind::Changed, "replica changed while it was looked at"));
         }
-        let Some(newest) = newest else { return Ok(Position { txid: None, page_size: None }) };
+        let Some(newest) = newest else { return Ok(Position { txid: None, page_size: None, proven }) };
         // A snapshot may be ahead of the uploads; they go on where they ended, if they can.
         let newest = match chain {
             Some(chain) if self.has_local(database, chain.txids.max(), newest.txids.max()).await? => chain,
@@ -243,7 +271,7 @@ impl Target {
             other => other,
         };
         // A damaged newest file must not stop uploads; it only cannot tell its page size.
-        Ok(Position { txid: Some(newest.txids.max()), page_size: header.ok().map(|h| h.page_size) })
+        Ok(Position { txid: Some(newest.txids.max()), page_size: header.ok().map(|h| h.page_size), proven })
     }
 
     /// Whether every local file behind `after` up to `last` is there.
@@ -284,8 +312,8 @@ impl Target {
                 // The chain cannot be continued file by file; a snapshot spans whatever is missing.
                 info!(system = "store", db = %database.name(), replica = self.replica().kind(), txid = %next,
                     "local ltx file is missing, bridging the gap with a snapshot");
-                let snapshot = self.snapshot(database).await?;
-                at = Position { txid: Some(snapshot.txids.max()), page_size: Some(snapshot.page_size) };
+                let (snapshot, proven) = self.snapshot(database).await?;
+                at = Position { txid: Some(snapshot.txids.max()), page_size: Some(snapshot.page_size), proven };
                 self.put(database, TxidRange::single(snapshot.txids.max())).await?;
                 next = Txid::after(at.txid);
                 continue;
@@ -295,17 +323,46 @@ impl Target {
                 info!(system = "store", db = %database.name(), page_size = page_size.get(), "page size changed, taking a snapshot");
                 self.snapshot(database).await?;
             }
+            let looked = self.still_ours(database, at, local).await?;
+            if looked.txid != at.txid {
+                (at, next) = (looked, Txid::after(looked.txid));
+                continue;
+            }
+            let proven = Moment::now(database);
             let info = self.put(database, txids).await?;
             // Images are taken from the head of a log, so most files tell by their header that they are none.
             if next > Txid::FIRST && wal.offset == WalHeader::SIZE && is_full_image(database, txids).await? {
                 // Restores need not go back further, and level 9 need not read the database again (C5).
                 Box::pin(self.promote(database, &info)).await?;
             }
-            at = Position { txid: Some(next), page_size: Some(page_size) };
+            at = Position { txid: Some(next), page_size: Some(page_size), proven };
             next = next.next();
             count += 1;
         }
         Ok((at, Pass::Done))
+    }
+
+    /// Makes sure that a transaction of another writer in the place of our next one could not be gone from level 0
+    /// already: only while it is there is ours refused. So a writer that was idle looks again before it goes on.
+    async fn still_ours(&self, database: &Database, mut at: Position, local: Txid) -> Result<Position> {
+        for _ in 0..3 {
+            if at.proven.age(database) < self.trust || mutant("store-idle-writer-trusted") {
+                return Ok(at);
+            }
+            match self.check_alone(database, at.txid.unwrap_or(Txid::FIRST)).await {
+                Ok((_, proven)) => at.proven = proven,
+                // What was remembered is gone.
+                Err(err) if err.kind() == ErrorKind::NotFound => {
+                    self.manifest.forget();
+                    at = self.look(database, local).await?;
+                }
+                Err(err) => return Err(err),
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            "the replica answers too slowly to be sure that nobody else writes to it",
+        ))
     }
 
     /// Uploads one local L0 file.
@@ -381,13 +438,13 @@ impl Target {
     /// Writes a snapshot of the present state to level 9.
     ///
     /// It may hold what was not uploaded yet, so it is made sure before that nobody else has come.
-    async fn snapshot(&self, database: &Database) -> Result<SnapshotInfo> {
+    async fn snapshot(&self, database: &Database) -> Result<(SnapshotInfo, Moment)> {
         let staged = Staged::write(database).await?;
         let snapshot = staged.snapshot;
         self.manifest.forget();
-        self.check_alone(database, snapshot.txids.max()).await?;
+        let (_, proven) = self.check_alone(database, snapshot.txids.max()).await?;
         log_snapshot(database, &self.put_snapshot(database, staged).await?);
-        Ok(snapshot)
+        Ok((snapshot, proven))
     }
 
     async fn put_snapshot(&self, database: &Database, staged: Staged) -> Result<FileInfo> {

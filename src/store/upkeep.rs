@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -54,6 +55,11 @@ impl SnapshotSource for Source<'_> {
 }
 
 impl Upkeep {
+    /// See [`UpkeepConfig::trust`].
+    pub(super) fn trust(&self) -> Duration {
+        self.config.borrow().trust()
+    }
+
     pub(super) fn new(config: UpkeepConfig, metrics: Arc<Metrics>) -> Self {
         let config = watch::Sender::new(Arc::new(config));
         Self { config, pool: Semaphore::new(AT_ONCE), waiting: AtomicUsize::new(0), metrics }

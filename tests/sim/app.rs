@@ -6,6 +6,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::disk::{Disk, Proc, Who, acting};
 use crate::rng::Rng;
+use crate::squeeze::Turn;
 use crate::swarm::Swarm;
 
 pub(crate) const DB: &str = "/data/db";
@@ -209,11 +210,15 @@ impl App {
 
     /// One commit, or a checkpoint that waits for nobody.
     pub(crate) fn nudge(&mut self, swarm: &Swarm, rng: &mut Rng) {
-        self.by_itself(swarm, rng, |app, rng| {
-            if rng.permille(500) {
-                return app.small_commit(swarm, rng);
-            }
-            app.sessions[0].conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+        let turn = if rng.permille(500) { Turn::Commit } else { Turn::Copy };
+        self.take(turn, swarm, rng);
+    }
+
+    /// Does one thing.
+    pub(crate) fn take(&mut self, turn: Turn, swarm: &Swarm, rng: &mut Rng) {
+        self.by_itself(swarm, rng, |app, rng| match turn {
+            Turn::Commit => app.small_commit(swarm, rng),
+            Turn::Copy => app.sessions[0].conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())),
         });
     }
 

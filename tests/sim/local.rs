@@ -21,6 +21,7 @@ use crate::disk::{
 use crate::fs::world;
 use crate::replay::{self, Cache, Layers};
 use crate::rng::{Rng, mix};
+use crate::squeeze::Squeeze;
 use crate::swarm::{Action, Swarm};
 use crate::tell::Teller;
 use crate::vfs;
@@ -72,6 +73,8 @@ pub(crate) struct Sim {
     stopped: Cell<bool>,
     verbose: bool,
     interruptions: Cell<u32>,
+    /// What others do at the engine's next locks.
+    squeeze: RefCell<Squeeze>,
     /// The engine has been up since a sync that went well, and nothing was done to it.
     steady: Cell<bool>,
     /// Only SQLite and the disk, to see whether these two agree.
@@ -122,11 +125,12 @@ pub(crate) fn run_with(seed: u64, swarm: &Swarm, verbose: bool, happen: impl FnO
         stopped: Cell::new(false),
         verbose,
         interruptions: Cell::new(0),
+        squeeze: RefCell::default(),
         steady: Cell::new(false),
         without_engine: std::env::var_os("WITHOUT_ENGINE").is_some(),
         disk: Arc::clone(&disk),
     });
-    if swarm.interleave > 0 {
+    if swarm.interleave > 0 || swarm.sequences > 0 {
         let weak = Rc::downgrade(&sim);
         set_hook(Some(Rc::new(move |proc, op, class| {
             if let Some(sim) = weak.upgrade() {
@@ -195,6 +199,14 @@ impl Sim {
         if self.stopped.get() {
             return;
         }
+        if let Some(turn) = self.squeeze.borrow_mut().next(proc, op, class) {
+            let seed = self.schedule.borrow_mut().next();
+            let turn = |app: &mut App, rng: &mut Rng| app.take(turn, &self.swarm, rng);
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.app_turn(turn, seed))) {
+                self.violate("I13 no panic", panic_text(panic.as_ref()));
+            }
+            return;
+        }
         let eager = match (proc, op, class) {
             (Proc::Engine, Op::Open, Class::Record) => self.swarm.eager,
             (Proc::Engine, Op::Lock, Class::Db) => self.swarm.eager / 4,
@@ -257,7 +269,8 @@ impl Sim {
             | Action::PowerCut(s)
             | Action::Fault(s)
             | Action::Full(s)
-            | Action::Pause(s) => s,
+            | Action::Pause(s)
+            | Action::Squeeze(s) => s,
         };
         *self.schedule.borrow_mut() = Rng::new(mix(seed ^ 77));
         self.interruptions.set(0);
@@ -321,6 +334,7 @@ impl Sim {
                 self.disk.lock().set_budget(mount, None);
                 self.steady.set(false);
             }
+            Action::Squeeze(_) => self.squeeze(&mut rng),
             Action::Pause(_) => {
                 let seconds = rng.pick(&[1, 5, 70, 4000]);
                 let mut inner = self.disk.lock();
@@ -331,6 +345,26 @@ impl Sim {
             }
         }
         self.check_world();
+    }
+
+    /// Others act at the engine's locks, one after the other, and perhaps something fails then.
+    fn squeeze(&self, rng: &mut Rng) {
+        // Enough that a checkpoint is due.
+        let commits = rng.pick(&[2, 8, 30]);
+        self.app_turn(|app, rng| app.commit_a_little(&self.swarm, rng, commits), rng.next());
+        let squeeze = Squeeze::draw(rng);
+        self.say(|| format!("  {squeeze:?}"));
+        *self.squeeze.borrow_mut() = squeeze;
+        if self.swarm.faults && rng.permille(400) {
+            let mut fault = draw_fault(rng);
+            (fault.op, fault.class, fault.locked, fault.flip, fault.errno) = (Op::Lock, Class::Db, true, false, EIO);
+            self.disk.lock().faults.push(fault);
+        }
+        self.steady.set(false);
+        self.sync();
+        *self.squeeze.borrow_mut() = Squeeze::default();
+        self.disk.lock().faults.clear();
+        self.steady.set(false);
     }
 
     fn power_cut(&self, rng: &mut Rng) {

@@ -12,6 +12,7 @@ mod replay;
 mod rng;
 mod scenario;
 mod shrink;
+mod squeeze;
 mod store;
 mod swarm;
 mod tell;

@@ -85,6 +85,8 @@ pub(crate) enum Action {
     Full(u64),
     /// Time passes.
     Pause(u64),
+    /// The engine syncs, and others commit and copy the log at its very next locks.
+    Squeeze(u64),
 }
 
 impl Swarm {
@@ -154,6 +156,7 @@ pub(crate) fn actions(seed: u64, swarm: &Swarm) -> Vec<Action> {
                 80..88 if swarm.faults => Action::Fault(s),
                 88..92 if swarm.full_disks => Action::Full(s),
                 92..95 => Action::Pause(s),
+                95..97 if swarm.interleave > 0 => Action::Squeeze(s),
                 _ => Action::App(s),
             }
         };
@@ -183,6 +186,11 @@ fn sequence(rng: &mut Rng, swarm: &Swarm, list: &mut Vec<Action>) {
             add(Action::Write, rng);
             add(Action::Fault, rng);
             add(Action::Round, rng);
+        }
+        7..9 => {
+            add(Action::Write, rng);
+            add(Action::Squeeze, rng);
+            add(Action::Write, rng);
         }
         _ => {
             add(Action::Write, rng);

@@ -111,8 +111,12 @@ pub(crate) async fn open(databases: Vec<DatabaseConfig>) -> Result<Store> {
 }
 
 pub(crate) async fn open_with(databases: Vec<DatabaseConfig>, upkeep: UpkeepConfig) -> Result<Store> {
+    open_in(World::system(), databases, upkeep).await
+}
+
+pub(crate) async fn open_in(world: World, databases: Vec<DatabaseConfig>, upkeep: UpkeepConfig) -> Result<Store> {
     let shutdown = ShutdownPolicy { timeout: Duration::from_secs(5), interval: Duration::from_millis(20) };
-    Store::open(World::system(), Arc::new(SystemSqlite), StoreConfig { databases, shutdown, upkeep }).await
+    Store::open(world, Arc::new(SystemSqlite), StoreConfig { databases, shutdown, upkeep }).await
 }
 
 pub(crate) async fn close(store: Store) {

@@ -1,11 +1,15 @@
 //! More than one replicator for one database or one replica: never a mix, and everybody is told.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use litestream::error::ErrorKind;
 use litestream::replica::faulty::{Fault, Op};
 use litestream::restore::Target;
-use litestream::types::Txid;
+use litestream::sys::{ManualClock, World};
+use litestream::types::{Timestamp, Txid};
 
-use super::support::{Remote, Source, close, eventually, open};
+use super::support::{Remote, Source, close, eventually, open, open_in, upkeep};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_on_one_database_is_refused_until_the_first_has_ended() {
@@ -207,4 +211,30 @@ async fn whoever_finds_more_than_it_has_written_has_lost_the_replica() {
     close(first).await;
     a.replicate_once(&remote).await.unwrap();
     assert_eq!(remote.latest().await, a.rows());
+}
+
+/// While it was idle, another database's transactions took the places of its next ones, and were compacted and
+/// gone from level 0, so that the store has nothing to refuse them for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_was_idle_looks_before_it_goes_on() {
+    let (idle, other, remote) = (Source::new(1), Source::new(4), Remote::new());
+    let clock = Arc::new(ManualClock::starting_at(Timestamp::from_millis(1_700_000_000_000)));
+    let world = World { clock: clock.clone(), ..World::system() };
+    let store = open_in(world, vec![idle.config(&remote)], upkeep()).await.unwrap();
+    store.run_once(false, false).await.unwrap();
+    assert_eq!(remote.level(0).await, [(1, 1)]);
+    other.replicate_once(&remote).await.unwrap();
+    other.insert(4..6);
+    other.replicate_once(&remote).await.unwrap();
+    let ours = remote.level(0).await;
+    assert!(ours.len() >= 3, "{ours:?}");
+    for (min, max) in &ours[..ours.len() - 1] {
+        remote.delete(0, *min, *max).await;
+    }
+    clock.advance(Duration::from_secs(200));
+    idle.insert(10..11);
+    let err = store.run_once(false, false).await.unwrap_err();
+    assert!(err.to_string().contains("another writer"), "{err}");
+    assert_eq!(remote.level(0).await, ours[ours.len() - 1..], "nothing was uploaded");
+    close(store).await;
 }

@@ -118,6 +118,11 @@ impl Manners {
         Self { permille: rng.pick(&[0, 10, 50, 200]), kinds, pause_ms: rng.pick(&[0, 1, 20, 300, 3000]) }
     }
 
+    /// Whether a request can take longer than a few seconds.
+    pub(super) fn is_slow(&self) -> bool {
+        self.kinds.contains(&Lie::Slow)
+    }
+
     /// The same store on a bad day.
     pub(super) fn worse(&self) -> Self {
         Self { permille: 400, ..self.clone() }

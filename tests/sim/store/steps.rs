@@ -98,7 +98,9 @@ impl Steps for Coroutines {
                 return;
             }
             assert!(!std::thread::panicking(), "a step that is being given up cannot wait");
-            let (leave, _) = running.expect("only steps can wait");
+            // Outside of steps only a task that is given up comes here, with the engine it held: as a process that
+            // dies, it waits for nobody. The runtime catches this, and anybody else it hurts as a panic does.
+            let Some((leave, _)) = running else { std::panic::resume_unwind(Box::new("only steps can wait")) };
             // SAFETY: RUNNING holds a pointer only while its coroutine is being resumed, and this is running on
             // that coroutine's stack.
             unsafe { (*leave).suspend(()) };

@@ -129,14 +129,21 @@ impl StoreSwarm {
         // What a TXID stands for is a matter of each replica then.
         let sites = if rival.is_some() { &sites[..1] } else { sites };
         let snapshot_interval = rng.pick(&[10, 60, 200]);
+        let manners = Manners::draw_from(&mut rng);
+        // Level 0 is where two writers meet: what is there must stay for longer than a request can take.
+        let l0_retention: &[Option<u64>] = match (rival, manners.is_slow()) {
+            (None, _) => &[None, Some(1), Some(20), Some(300)],
+            (Some(_), false) => &[None, Some(20), Some(300)],
+            (Some(_), true) => &[None, Some(300)],
+        };
         Self {
             base,
             sites: sites.to_vec(),
-            manners: Manners::draw_from(&mut rng),
+            manners,
             levels: levels.to_vec(),
             snapshot_interval,
             snapshot_retention: snapshot_interval * rng.pick(&[1, 2, 4]),
-            l0_retention: rng.pick(&[None, Some(1), Some(20), Some(300)]),
+            l0_retention: rng.pick(l0_retention),
             l0_check: rng.pick(&[2, 15]),
             validation: rng.pick(&[None, Some(20), Some(120)]),
             verify_compaction: rng.permille(300),
