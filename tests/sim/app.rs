@@ -218,6 +218,7 @@ impl App {
     pub(crate) fn take(&mut self, turn: Turn, swarm: &Swarm, rng: &mut Rng) {
         self.by_itself(swarm, rng, |app, rng| match turn {
             Turn::Commit => app.small_commit(swarm, rng),
+            Turn::Elsewhere => app.commit_elsewhere(swarm, rng),
             Turn::Copy => app.sessions[0].conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())),
         });
     }
@@ -260,10 +261,8 @@ impl App {
     }
 
     fn small_commit(&mut self, swarm: &Swarm, rng: &mut Rng) -> rusqlite::Result<()> {
-        let session = &self.sessions[0];
         let mut value = vec![0; 8];
         rng.fill(&mut value);
-        let before = self.disk.lock().oracle_of(self.path).now();
         let (table, id) = match swarm.echo {
             true if rng.permille(500) => {
                 value.fill(u8::try_from(rng.below(2)).unwrap_or(0));
@@ -272,6 +271,19 @@ impl App {
             true => ("t", 1),
             false => ("t", i64::try_from(rng.below(swarm.rows)).unwrap_or(0)),
         };
+        self.replace(swarm, table, id, value)
+    }
+
+    /// A commit that rewrites no page of those before.
+    fn commit_elsewhere(&mut self, swarm: &Swarm, rng: &mut Rng) -> rusqlite::Result<()> {
+        let mut value = vec![0; 8];
+        rng.fill(&mut value);
+        self.replace(swarm, "u", 1, value)
+    }
+
+    fn replace(&mut self, swarm: &Swarm, table: &str, id: i64, value: Vec<u8>) -> rusqlite::Result<()> {
+        let session = &self.sessions[0];
+        let before = self.disk.lock().oracle_of(self.path).now();
         let sql = format!("INSERT OR REPLACE INTO {table} VALUES (?1, ?2)");
         session.conn.execute(&sql, rusqlite::params![id, value])?;
         let durable = session.full_sync;

@@ -73,6 +73,7 @@ pub(crate) enum Op {
     Mkdir,
     SyncDir,
     Lock,
+    Unlock,
     Shm,
     Pause,
 }

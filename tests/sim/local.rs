@@ -209,7 +209,7 @@ impl Sim {
         }
         let eager = match (proc, op, class) {
             (Proc::Engine, Op::Open, Class::Record) => self.swarm.eager,
-            (Proc::Engine, Op::Lock, Class::Db) => self.swarm.eager / 4,
+            (Proc::Engine, Op::Lock | Op::Unlock, Class::Db) => self.swarm.eager / 4,
             _ => 0,
         };
         if eager > 0 && self.schedule.borrow_mut().permille(eager) {
@@ -353,17 +353,21 @@ impl Sim {
         let commits = rng.pick(&[2, 8, 30]);
         self.app_turn(|app, rng| app.commit_a_little(&self.swarm, rng, commits), rng.next());
         let squeeze = Squeeze::draw(rng);
-        self.say(|| format!("  {squeeze:?}"));
-        *self.squeeze.borrow_mut() = squeeze;
         if self.swarm.faults && rng.permille(400) {
             let mut fault = draw_fault(rng);
             (fault.op, fault.class, fault.locked, fault.flip, fault.errno) = (Op::Lock, Class::Db, true, false, EIO);
             self.disk.lock().faults.push(fault);
         }
+        self.sync_squeezed(squeeze);
+        self.disk.lock().faults.clear();
+    }
+
+    pub(crate) fn sync_squeezed(&self, squeeze: Squeeze) {
+        self.say(|| format!("  {squeeze:?}"));
+        *self.squeeze.borrow_mut() = squeeze;
         self.steady.set(false);
         self.sync();
         *self.squeeze.borrow_mut() = Squeeze::default();
-        self.disk.lock().faults.clear();
         self.steady.set(false);
     }
 

@@ -9,6 +9,7 @@ use litestream::sys::choose_mutant;
 
 use crate::disk::{Class, EIO, Fault, Keep, Op, Proc, set_hook};
 use crate::local::{Outcome, Sim, run_with};
+use crate::squeeze::{Squeeze, Turn};
 use crate::swarm::Swarm;
 use crate::{TURN, vfs};
 
@@ -23,6 +24,9 @@ enum Step {
     SyncWhile(Op, Class, &'static str),
     /// The engine syncs, and dies before its first operation of a kind.
     SyncUntil(Op, Class),
+    /// The engine syncs, and the application commits, copies the log and commits, each so many of the engine's
+    /// locks later.
+    SyncSqueezed(u64, u64, u64),
     /// From now on an operation fails, once.
     Arm(Fault),
     /// No fault any more.
@@ -31,7 +35,7 @@ enum Step {
     Cut(Keep),
 }
 
-use Step::{App, Arm, Cut, Disarm, Sync, SyncUntil, SyncWhile};
+use Step::{App, Arm, Cut, Disarm, Sync, SyncSqueezed, SyncUntil, SyncWhile};
 
 fn settings(min_checkpoint_pages: u32) -> Swarm {
     Swarm {
@@ -52,7 +56,7 @@ fn settings(min_checkpoint_pages: u32) -> Swarm {
         truncate_pages: None,
         bounds: Bounds::default(),
         echo: false,
-        sequences: 0,
+        sequences: 1,
         interleave: 0,
         eager: 0,
         short_reads: false,
@@ -92,6 +96,10 @@ fn play(sim: &Rc<Sim>, steps: &[Step]) {
                 before_first(op, class, move || other.disk.lock().kill(Proc::Engine));
                 sim.sync();
                 set_hook(None);
+            }
+            SyncSqueezed(first, second, third) => {
+                let turns = [(first, Turn::Commit), (second, Turn::Copy), (third, Turn::Elsewhere)];
+                sim.sync_squeezed(Squeeze::of(&turns));
             }
             Arm(fault) => sim.disk.lock().faults.push(fault),
             Disarm => sim.disk.lock().faults.clear(),
@@ -210,4 +218,25 @@ fn a_frame_that_outlived_a_power_cut_does_not_prove_what_came_after_it() {
         Sync,
     ];
     proves("boot-ignored", 1000, &[steps]);
+}
+
+/// Finding 6: a commit that was not read yet, a checkpoint of somebody else and a commit that restarts the log fall
+/// between the locks with which the read mark moves.
+#[test]
+fn a_log_that_is_restarted_while_the_mark_moves_is_not_taken_for_read() {
+    let mut lists = Vec::new();
+    for first in 0..8 {
+        for second in 0..7 {
+            for third in 0..5 {
+                lists.push(vec![
+                    App("INSERT INTO t VALUES (1, 'a')"),
+                    Sync,
+                    App("INSERT INTO t VALUES (2, 'b')"),
+                    SyncSqueezed(first, second, third),
+                    Sync,
+                ]);
+            }
+        }
+    }
+    proves("mark-ahead-forgotten", 1, &lists);
 }

@@ -11,6 +11,8 @@ use crate::rng::Rng;
 pub(crate) enum Turn {
     /// A small commit.
     Commit,
+    /// A small commit to other pages, so that what an earlier one did is not written again.
+    Elsewhere,
     /// Copies what it can out of the log.
     Copy,
 }
@@ -24,16 +26,21 @@ pub(crate) struct Squeeze {
 }
 
 impl Squeeze {
+    /// These turns, counted from when the engine goes on to its checkpoint.
+    pub(crate) fn of(turns: &[(u64, Turn)]) -> Self {
+        Self { after_record: true, turns: turns.iter().copied().collect() }
+    }
+
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let orders: [&[Turn]; 4] = [
-            &[Turn::Commit, Turn::Copy, Turn::Commit],
-            &[Turn::Commit, Turn::Copy, Turn::Commit],
-            &[Turn::Commit, Turn::Copy, Turn::Commit],
-            &[Turn::Commit, Turn::Commit],
+            &[Turn::Commit, Turn::Copy, Turn::Elsewhere],
+            &[Turn::Commit, Turn::Copy, Turn::Elsewhere],
+            &[Turn::Elsewhere, Turn::Copy, Turn::Commit],
+            &[Turn::Commit, Turn::Elsewhere],
         ];
-        let mut turns: VecDeque<_> = rng.pick(&orders).iter().map(|&turn| (rng.below(3), turn)).collect();
+        let mut turns: VecDeque<_> = rng.pick(&orders).iter().map(|&turn| (rng.below(5), turn)).collect();
         if let Some((first, _)) = turns.front_mut() {
-            *first = rng.below(20);
+            *first = rng.below(24);
         }
         Self { after_record: rng.permille(700), turns }
     }
@@ -47,7 +54,8 @@ impl Squeeze {
             self.after_record = (op, class) != (Op::Write, Class::Record);
             return None;
         }
-        let (left, turn) = self.turns.front_mut().filter(|_| (op, class) == (Op::Lock, Class::Db))?;
+        let (left, turn) =
+            self.turns.front_mut().filter(|_| matches!((op, class), (Op::Lock | Op::Unlock, Class::Db)))?;
         if *left > 0 {
             *left -= 1;
             return None;

@@ -417,6 +417,9 @@ unsafe extern "C" fn shm_lock(file: *mut ffi::sqlite3_file, first: c_int, n: c_i
     if !locking {
         me.shared &= !mask;
         me.exclusive &= !mask;
+        drop(inner);
+        // Others may come in just then; it cannot fail.
+        let _ = open.enter(Op::Unlock);
     } else if flags & ffi::SQLITE_SHM_SHARED != 0 {
         if exclusive & mask != 0 {
             return ffi::SQLITE_BUSY;
