@@ -17,7 +17,7 @@ use litestream::types::{
     PageSize, Timestamp, Txid, TxidRange, format_duration, format_timestamp, parse_duration, parse_timestamp,
 };
 use litestream::v3::{self, Piece, Segment, Snapshot};
-use litestream::wal::{FrameReader, PageMap, WalHeader};
+use litestream::wal::{FrameReader, PageMap, WalChecksum, WalHeader};
 
 /// A parser, by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
@@ -87,8 +87,36 @@ pub fn ltx_merge(mut data: &[u8]) {
     }
 }
 
-/// A write-ahead log: header, then frames for as long as they continue its chain.
+/// A write-ahead log, as it is and with the salts and checksums that it should have: no fuzzer guesses those.
 pub fn wal(data: &[u8]) {
+    wal_as_it_is(data);
+    if let Some(repaired) = with_right_checksums(data.to_vec()) {
+        wal_as_it_is(&repaired);
+    }
+}
+
+fn with_right_checksums(mut data: Vec<u8>) -> Option<Vec<u8>> {
+    let (head, frames) = data.split_first_chunk_mut::<32>()?;
+    let page_size = u32::from_be_bytes(head[8..12].try_into().ok()?);
+    PageSize::new(page_size).ok()?;
+    let big_endian = head[3] & 1 == 1;
+    let store = |sum: WalChecksum, out: &mut [u8]| {
+        out[..4].copy_from_slice(&sum.s0.to_be_bytes());
+        out[4..8].copy_from_slice(&sum.s1.to_be_bytes());
+    };
+    let mut sum = WalChecksum::default().update(big_endian, &head[..24]);
+    store(sum, &mut head[24..]);
+    for frame in frames.chunks_exact_mut(24 + page_size as usize) {
+        frame[8..16].copy_from_slice(&head[16..24]);
+        let (frame_head, page) = frame.split_at_mut(24);
+        sum = sum.update(big_endian, &frame_head[..8]).update(big_endian, page);
+        store(sum, &mut frame_head[16..]);
+    }
+    Some(data)
+}
+
+/// Header, then frames for as long as they continue its chain.
+fn wal_as_it_is(data: &[u8]) {
     let Some((head, _)) = data.split_first_chunk::<32>() else { return };
     let Ok(header) = WalHeader::decode(head) else { return };
     let file = Bytes(data.to_vec());

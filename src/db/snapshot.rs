@@ -13,7 +13,7 @@ use super::session::Beside;
 use super::sync::not_open;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{Encoder, Header, WalPos};
-use crate::types::{Checksum, PageSize, Timestamp, TxidRange};
+use crate::types::{Checksum, PageSize, Timestamp, Txid, TxidRange};
 use crate::wal::{PageMap, WalHeader};
 
 /// Attempts to begin between two commits before the application has to wait for a moment.
@@ -91,6 +91,17 @@ impl Db {
 }
 
 impl SnapshotReader {
+    /// The transaction whose state this is.
+    #[must_use]
+    pub fn txid(&self) -> Txid {
+        self.last.txid
+    }
+
+    /// Dates the snapshot from `time`, if that is earlier than when it was begun.
+    pub fn date_from(&mut self, time: Timestamp) {
+        self.timestamp = self.timestamp.min(time);
+    }
+
     /// Writes the state. Blocks; the engine may be used meanwhile.
     ///
     /// # Errors

@@ -197,10 +197,11 @@ impl Replica {
     }
 
     /// Writes a local LTX file. Its header gives the stamp. An L0 file is created, never replaced,
-    /// where the store can do that: each of them has one writer.
+    /// where the store can do that: each of them has one writer. Every byte of it is checked before, so that
+    /// what is acknowledged can be restored.
     ///
     /// # Errors
-    /// `Exists` for an L0 file; `Corrupt` if the header is not that of `txids`; those of reading and of
+    /// `Exists` for an L0 file; `Corrupt` if it is damaged, or not the file of `txids`; those of reading and of
     /// the store.
     pub async fn put_local(
         &self,
@@ -213,15 +214,25 @@ impl Replica {
         let (world, path) = (world.clone(), path.to_owned());
         let (file, header, first, size) = blocking(move || {
             let file: Arc<dyn File> = world.fs.open(&path, OpenMode::Read)?.into();
+            let size = file.stat()?.len;
+            let first = stream::read_chunk(file.as_ref(), &(0..size))?;
             let mut head = [0; ltx::Header::SIZE];
-            read_full_at(file.as_ref(), &mut head, 0).map_err(|e| bad_header(e).at(path.display()))?;
+            match first.get(..ltx::Header::SIZE) {
+                Some(bytes) => head.copy_from_slice(bytes),
+                None => read_full_at(file.as_ref(), &mut head, 0).map_err(|e| bad_header(e).at(path.display()))?,
+            }
             let header = ltx::Header::decode(&head).map_err(|e| bad_header(e).at(path.display()))?;
             if header.txids != txids {
                 let text = format!("header says {}, name says {txids}", header.txids);
                 return Err(bad_header(Error::corrupt(text)).at(path.display()));
             }
-            let size = file.stat()?.len;
-            let first = stream::read_chunk(file.as_ref(), &(0..size))?;
+            // What is small is checked as it will be sent.
+            let checked = match first.len() as u64 == size {
+                _ if level != Level::L0 || mutant("store-damage-uploaded") => Ok(()),
+                true => ltx::verify(first.as_ref()).map(drop),
+                false => ltx::verify(ltx::FileReader::new(file.clone())).map(drop),
+            };
+            checked.map_err(|e| e.context("ltx file corrupted").at(path.display()))?;
             Ok((file, header, first, size))
         })
         .await?;

@@ -17,7 +17,7 @@ use super::progress::Progress;
 use super::survey::{Plan, Survey, survey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::{FileInfo, Replica};
-use crate::sys::{File, Publisher, World, blocking, unique_temp_path};
+use crate::sys::{File, Publisher, World, blocking, mutant, unique_temp_path};
 use crate::types::{IntegrityCheck, Level, PageSize, Timestamp, Txid};
 use crate::v3;
 
@@ -105,14 +105,27 @@ pub struct Report {
 /// # Errors
 /// The store's; as [`super::Survey::plan`] and, if asked for, [`super::Survey::check_time`].
 pub async fn plan_for(replica: &Replica, target: Target, require_known_time: bool) -> Result<Plan> {
-    let survey = survey(replica, target).await?;
+    let mut found = survey(replica, target).await?;
     if let Target::Before(time) = target
         && require_known_time
     {
-        survey.check_time(time)?;
+        found.check_time(time)?;
     }
-    let plan = survey.plan(target)?;
-    warn_of_hidden(&survey, &plan);
+    let mut plan = found.plan(target);
+    for _ in 0..REPLANS {
+        if plan.is_ok() || found.files.is_empty() || mutant("store-listed-once") {
+            break;
+        }
+        // Levels are not listed in one moment: what was compacted and deleted in between may be missing from all.
+        let again = survey(replica, target).await?;
+        if again.files == found.files {
+            break;
+        }
+        found = again;
+        plan = found.plan(target);
+    }
+    let plan = plan?;
+    warn_of_hidden(&found, &plan);
     Ok(plan)
 }
 

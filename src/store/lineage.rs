@@ -18,7 +18,7 @@ use super::database::Database;
 use super::target::Target;
 use crate::compaction::Manifest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ltx::Header;
+use crate::ltx::{self, Header};
 use crate::replica::{FileInfo, Replica};
 use crate::sys::{OpenMode, blocking, mutant, read_full_at};
 use crate::types::{Level, Txid, TxidRange};
@@ -42,7 +42,9 @@ pub(super) fn taken(replica: &Replica, txid: Txid) -> Error {
 /// been cut short, and the next one is whole.
 pub(super) async fn ours(database: &Database, target: &Target, txids: TxidRange) -> Result<Option<FileInfo>> {
     let Some(local) = local_header(database, txids).await? else { return Ok(None) };
-    if target.replica().header(Level::L0, txids).await? != local && !mutant("store-rival-not-noticed") {
+    let remote = target.replica().header(Level::L0, txids).await?;
+    let same = remote == local || verified_header(database, txids).await? == Some(remote);
+    if !same && !mutant("store-rival-not-noticed") {
         return Ok(None);
     }
     let (fs, path) = (database.world.fs.clone(), database.local().path(Level::L0, txids));
@@ -91,7 +93,13 @@ pub(super) async fn kinship(database: &Database, target: &Target) -> Result<Kins
         return Ok(Kinship::Unknown(Some(txid)));
     };
     let Some(remote) = remote_header(target.replica(), &newest).await? else { return Ok(Kinship::Unreadable(txid)) };
-    Ok(if same_end(&local, newest.level, &remote) { Kinship::Same(txid) } else { Kinship::Other(txid) })
+    if same_end(&local, newest.level, &remote) {
+        return Ok(Kinship::Same(txid));
+    }
+    // Before somebody else is accused, the whole local file is looked at: headers alone carry no checksum.
+    let again = verified_header(database, TxidRange::single(txid)).await?;
+    let same = again.is_some_and(|local| same_end(&local, newest.level, &remote));
+    Ok(if same { Kinship::Same(txid) } else { Kinship::Other(txid) })
 }
 
 /// The header of a file of the target; `None` if it is damaged. An answer that is cut short looks like damage,
@@ -129,6 +137,42 @@ pub(super) async fn give_up_other_history(database: &Database, target: &Target) 
         "replica holds another history than the local ltx files, continuing above it with a full image");
     database.with_db(|db| db.forget_local()).await?;
     Ok(true)
+}
+
+/// The header of a local L0 file of which every byte was checked; `None` if the file is not there.
+///
+/// # Errors
+/// `Corrupt` if the file is damaged; I/O errors.
+pub(super) async fn verified_header(database: &Database, txids: TxidRange) -> Result<Option<Header>> {
+    let (fs, path) = (database.world.fs.clone(), database.local().path(Level::L0, txids));
+    blocking(move || {
+        let file = match fs.open(&path, OpenMode::Read) {
+            Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let checked = ltx::verify(ltx::FileReader::new(file)).and_then(|(header, ..)| {
+            header.check_name(txids)?;
+            Ok(header)
+        });
+        checked.map(Some).map_err(|e| e.at(path.display()))
+    })
+    .await
+}
+
+/// What is to be done about a local L0 file that could not be used because of `err`: if it is damaged, all local
+/// files are given up, and the next one is a full image. Returns what to say.
+pub(super) async fn give_up_if_damaged(database: &Database, txids: TxidRange, err: Error) -> Error {
+    match verified_header(database, txids).await {
+        Err(damage) if damage.kind() == ErrorKind::Corrupt => {
+            warn!(system = "store", db = %database.name(), txid = %txids.max(), error = %damage,
+                "local ltx file is damaged, continuing with a full image");
+            match database.with_db(|db| db.forget_local()).await {
+                Ok(()) => Error::new(ErrorKind::Changed, "local ltx file was damaged").caused_by(damage),
+                Err(other) => other,
+            }
+        }
+        _ => err,
+    }
 }
 
 /// The header of a local L0 file; `None` if the file is not there.

@@ -396,7 +396,7 @@ impl Managed {
             let synced = Arc::clone(&database);
             let upload = async move {
                 for target in synced.targets() {
-                    target.sync(&synced, None).await?;
+                    target.sync_surely(&synced).await?;
                 }
                 Ok(())
             };

@@ -26,6 +26,9 @@ use crate::wal::WalHeader;
 
 const ERROR_SPACING: Duration = Duration::from_secs(30);
 
+/// How long before a question whether everything is there the target may have been proven to be ours.
+const PROOF_FOR_ANSWERS: Duration = Duration::from_secs(1);
+
 /// A place that files go to.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -150,11 +153,25 @@ impl Target {
     /// `NotFound` (`no position, waiting for data`) while nothing was ever synced; `InUse` once another
     /// writer was met; the store's.
     pub(super) async fn sync(&self, database: &Database, limit: Option<NonZeroUsize>) -> Result<Pass> {
+        self.pass(database, limit, false).await
+    }
+
+    /// Uploads all pending files, for somebody who is to be told that everything is there: if nothing was uploaded
+    /// just now, the target is asked whether it still is ours.
+    ///
+    /// # Errors
+    /// As [`Target::sync`].
+    pub(super) async fn sync_surely(&self, database: &Database) -> Result<()> {
+        self.pass(database, None, true).await.map(drop)
+    }
+
+    async fn pass(&self, database: &Database, limit: Option<NonZeroUsize>, surely: bool) -> Result<Pass> {
         let mut known = self.state.lock().await;
         self.check_ours()?;
         let Some(local) = database.seen().position else {
             return Err(Error::new(ErrorKind::NotFound, "no position, waiting for data"));
         };
+        let began = Moment::now(database);
         let uploaded = async {
             let position = match known.position.take() {
                 Some(position) => position,
@@ -164,7 +181,16 @@ impl Target {
                 }
                 None => self.look(database, local).await?,
             };
-            self.upload(database, position, local, limit).await
+            let (position, pass) = self.upload(database, position, local, limit).await?;
+            if !surely {
+                return Ok((position, pass));
+            }
+            let recent = |proven: Moment| proven.age(database) <= began.age(database) + PROOF_FOR_ANSWERS;
+            let looked = self.still_ours(database, position, local, recent).await?;
+            if looked.txid == position.txid {
+                return Ok((looked, pass));
+            }
+            self.upload(database, looked, local, limit).await
         };
         match uploaded.await {
             Ok((position, pass)) => {
@@ -308,7 +334,13 @@ impl Target {
                 return Ok((at, Pass::More));
             }
             let txids = TxidRange::single(next);
-            let Some(Header { page_size, wal, .. }) = lineage::local_header(database, txids).await? else {
+            let header = match lineage::local_header(database, txids).await {
+                Err(err) if err.kind() == ErrorKind::Corrupt => {
+                    return Err(lineage::give_up_if_damaged(database, txids, err).await);
+                }
+                other => other?,
+            };
+            let Some(Header { page_size, wal, .. }) = header else {
                 // The chain cannot be continued file by file; a snapshot spans whatever is missing.
                 info!(system = "store", db = %database.name(), replica = self.replica().kind(), txid = %next,
                     "local ltx file is missing, bridging the gap with a snapshot");
@@ -323,7 +355,7 @@ impl Target {
                 info!(system = "store", db = %database.name(), page_size = page_size.get(), "page size changed, taking a snapshot");
                 self.snapshot(database).await?;
             }
-            let looked = self.still_ours(database, at, local).await?;
+            let looked = self.still_ours(database, at, local, |proven| proven.age(database) < self.trust).await?;
             if looked.txid != at.txid {
                 (at, next) = (looked, Txid::after(looked.txid));
                 continue;
@@ -344,9 +376,15 @@ impl Target {
 
     /// Makes sure that a transaction of another writer in the place of our next one could not be gone from level 0
     /// already: only while it is there is ours refused. So a writer that was idle looks again before it goes on.
-    async fn still_ours(&self, database: &Database, mut at: Position, local: Txid) -> Result<Position> {
+    async fn still_ours(
+        &self,
+        database: &Database,
+        mut at: Position,
+        local: Txid,
+        suffices: impl Fn(Moment) -> bool,
+    ) -> Result<Position> {
         for _ in 0..3 {
-            if at.proven.age(database) < self.trust || mutant("store-idle-writer-trusted") {
+            if suffices(at.proven) || mutant("store-idle-writer-trusted") {
                 return Ok(at);
             }
             match self.check_alone(database, at.txid.unwrap_or(Txid::FIRST)).await {
@@ -377,6 +415,9 @@ impl Target {
                     Some(info) => info,
                     None => return Err(self.lost_to_rival(txids.max())),
                 }
+            }
+            Err(err) if err.kind() == ErrorKind::Corrupt => {
+                return Err(lineage::give_up_if_damaged(database, txids, err).await);
             }
             other => other.map_err(|e| e.context("write ltx file"))?,
         };
@@ -428,7 +469,7 @@ impl Target {
     /// # Errors
     /// Those of reading the database and of the store.
     pub(super) async fn force_snapshot(&self, database: &Database) -> Result<FileInfo> {
-        let staged = Staged::write(database).await?;
+        let staged = Staged::write(database, self.newest_snapshot().await?).await?;
         if !mutant("store-snapshot-before-uploads") {
             self.sync(database, None).await?;
         }
@@ -439,12 +480,23 @@ impl Target {
     ///
     /// It may hold what was not uploaded yet, so it is made sure before that nobody else has come.
     async fn snapshot(&self, database: &Database) -> Result<(SnapshotInfo, Moment)> {
-        let staged = Staged::write(database).await?;
+        let staged = Staged::write(database, self.newest_snapshot().await?).await?;
         let snapshot = staged.snapshot;
         self.manifest.forget();
         let (_, proven) = self.check_alone(database, snapshot.txids.max()).await?;
         log_snapshot(database, &self.put_snapshot(database, staged).await?);
         Ok((snapshot, proven))
+    }
+
+    /// Transaction and time of the newest snapshot of the target.
+    async fn newest_snapshot(&self) -> Result<Option<(Txid, Timestamp)>> {
+        let newest = |manifest: &Manifest| manifest.level(Level::SNAPSHOT).last().copied();
+        let Some(newest) = self.manifest.read(self.replica(), newest).await? else { return Ok(None) };
+        match self.replica().header(newest.level, newest.txids).await {
+            Ok(header) => Ok(Some((newest.txids.max(), header.timestamp))),
+            Err(err) if matches!(err.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(None),
+            Err(err) => Err(err),
+        }
     }
 
     async fn put_snapshot(&self, database: &Database, staged: Staged) -> Result<FileInfo> {
@@ -470,10 +522,17 @@ struct Staged {
 }
 
 impl Staged {
-    async fn write(database: &Database) -> Result<Self> {
+    /// One of the same transaction as `before` keeps its time: it will replace it, and what could be restored from
+    /// that moment on still can be.
+    async fn write(database: &Database, before: Option<(Txid, Timestamp)>) -> Result<Self> {
         let (mut reader, position, modes, meta) = database
-            .with_db(|db| {
-                let reader = db.begin_snapshot()?;
+            .with_db(move |db| {
+                let mut reader = db.begin_snapshot()?;
+                if let Some((_, time)) = before.filter(|(txid, _)| *txid == reader.txid())
+                    && !mutant("store-snapshot-dated-anew")
+                {
+                    reader.date_from(time);
+                }
                 Ok((reader, db.position(), db.modes().unwrap_or_default(), db.config().meta_path.clone()))
             })
             .await?;

@@ -149,3 +149,50 @@ async fn first_syncs_at_the_same_time_fetch_what_was_lost_once() {
     }
     assert_eq!(fetches[0], fetches[1]);
 }
+
+/// W10: a local file whose bytes turned is never uploaded; the next one is a full image.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_local_file_is_not_uploaded() {
+    // Somewhere in the pages, in the time of the header, and in the checksum at the end.
+    for at in [150, 30, -3] {
+        let (source, remote) = (Source::new(1), Remote::new());
+        source.replicate_once(&remote).await.unwrap();
+        let store = source.store(&remote).await;
+        store.run_once(false, false).await.unwrap();
+        source.insert(1..3);
+        let managed = store.find(&source.path()).unwrap();
+        managed.sync(false, None).await.unwrap();
+        let path = source.meta().join(format!("ltx/0/{:016x}-{:016x}.ltx", 2, 2));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = usize::try_from(at).unwrap_or_else(|_| bytes.len() - 3);
+        bytes[at] ^= 4;
+        std::fs::write(&path, bytes).unwrap();
+        let _ = managed.sync(true, None).await;
+        managed.sync(true, None).await.unwrap();
+        assert_eq!(remote.latest().await, source.rows(), "byte {at}");
+        source.insert(3..5);
+        managed.sync(true, None).await.unwrap();
+        close(store).await;
+        for file in remote.files().await {
+            let whole = remote.replica.get(file.level, file.txids, None).await.unwrap();
+            let bytes: Vec<bytes::Bytes> = futures::TryStreamExt::try_collect(whole).await.unwrap();
+            litestream::ltx::verify(bytes.concat().as_slice()).unwrap();
+        }
+        assert_eq!(remote.latest().await, source.rows(), "byte {at}");
+    }
+}
+
+/// W9: a snapshot that replaces one of the same transaction takes over its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_snapshot_hides_no_earlier_moment() {
+    let (source, remote) = (Source::new(2), Remote::new());
+    let store = source.store(&remote).await;
+    store.run_once(true, false).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let moment = litestream::sys::World::system().clock.now();
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    store.run_once(true, false).await.unwrap();
+    close(store).await;
+    assert_eq!(remote.level(9).await, [(1, 1)]);
+    assert_eq!(remote.restored(Target::Before(moment)).await.unwrap(), source.rows());
+}

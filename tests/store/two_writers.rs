@@ -238,3 +238,29 @@ async fn a_writer_that_was_idle_looks_before_it_goes_on() {
     assert_eq!(remote.level(0).await, ours[ours.len() - 1..], "nothing was uploaded");
     close(store).await;
 }
+
+/// W11: nothing to upload is no proof that everything is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_writer_that_lost_its_replica_does_not_say_that_all_is_there() {
+    let (idle, other, remote) = (Source::new(1), Source::new(4), Remote::new());
+    let clock = Arc::new(ManualClock::starting_at(Timestamp::from_millis(1_700_000_000_000)));
+    let world = World { clock: clock.clone(), ..World::system() };
+    let store = open_in(world, vec![idle.config(&remote)], upkeep()).await.unwrap();
+    let managed = store.find(&idle.path()).unwrap();
+    managed.sync(true, None).await.unwrap();
+    // What an empty replica holds is not remembered.
+    clock.advance(Duration::from_secs(2));
+    managed.sync(true, None).await.unwrap();
+    // Just now it was so: nobody is asked again.
+    let lists = remote.client.calls(Op::List);
+    managed.sync(true, None).await.unwrap();
+    assert_eq!(remote.client.calls(Op::List), lists);
+    clock.advance(Duration::from_secs(2));
+    managed.sync(true, None).await.unwrap();
+    assert_eq!(remote.client.calls(Op::List), lists + 1);
+    other.replicate_once(&remote).await.unwrap();
+    clock.advance(Duration::from_secs(2));
+    let err = managed.sync(true, None).await.unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::InUse, "{err}");
+    close(store).await;
+}

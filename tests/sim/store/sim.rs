@@ -18,7 +18,7 @@ use super::site::{Kind, Site};
 use super::steps;
 use super::swarm::{Act, Rival, StoreSwarm};
 use crate::app::{App, DB};
-use crate::disk::{Counts, Disk, Fault, Mount, OTHER_DB, Op, Proc, set_current, set_hook};
+use crate::disk::{Counts, Disk, Mount, OTHER_DB, Op, Proc, set_current, set_hook};
 use crate::local::{Violation, draw_fault, panic_text, skewed};
 use crate::rng::{Rng, mix};
 use crate::tell::Teller;
@@ -310,7 +310,7 @@ impl Sim {
             Act::Fault(_) => {
                 self.ensure_daemon().await;
                 // A file of ours that reads otherwise than it was written is uploaded as it reads: known, and open.
-                let fault = Fault { flip: false, ..draw_fault(&mut rng) };
+                let fault = draw_fault(&mut rng);
                 self.say(|| format!("  {fault:?}"));
                 self.disk.lock().faults.push(fault);
                 self.live_and_sync(&mut rng).await;
@@ -430,6 +430,7 @@ impl Sim {
     /// `sync -wait`, and what it promised.
     pub(super) async fn sync(&self, limit: Duration) -> Option<DbResult<()>> {
         let daemon = self.daemon.borrow().clone()?;
+        let newest = self.newest();
         let before = self.disk.lock().oracle.now();
         let synced = self.unless_dead(daemon.managed.sync(true, Some(limit))).await;
         self.outcome.borrow_mut().syncs += 1;
@@ -442,7 +443,7 @@ impl Sim {
                 self.say(|| format!("  sync: {synced:?}"));
                 if let Some(txid) = synced.and_then(|synced| synced.txid) {
                     self.acknowledged(before);
-                    self.must_be_ours(txid, false);
+                    self.must_be_ours(txid, newest, false);
                 }
                 self.check();
                 Some(Ok(()))
@@ -468,15 +469,25 @@ impl Sim {
         self.swarm.rival.is_none()
     }
 
-    /// If what was acknowledged just now is the newest of the replica, it is not the other database's.
-    fn must_be_ours(&self, txid: Txid, others: bool) {
+    /// Newest TXID of the first target.
+    fn newest(&self) -> Option<Txid> {
+        self.sites[0].contents(&self.disk).iter().map(|stored| stored.file.txids.max()).max()
+    }
+
+    /// If what was acknowledged just now is the newest of the replica, or that was `before` already what it is now,
+    /// it is not the other database's.
+    fn must_be_ours(&self, txid: Txid, before: Option<Txid>, others: bool) {
         self.check();
         if self.is_stopped() || self.swarm.rival != Some(Rival::OtherDatabase) {
             return;
         }
-        let contents = self.sites[0].contents(&self.disk);
-        let newest = contents.iter().map(|stored| stored.file.txids.max()).max();
-        let Some(digest) = self.book.borrow().digest(txid.get()).filter(|_| newest == Some(txid)) else { return };
+        let newest = self.newest();
+        // A list that does not show what is there may show nobody else either.
+        let misled = self.buckets().any(|bucket| bucket.lies().1.misleading() > 0);
+        if newest != Some(txid) && (newest != before || misled) {
+            return;
+        }
+        let Some(digest) = newest.and_then(|newest| self.book.borrow().digest(newest.get())) else { return };
         let inner = self.disk.lock();
         let oracle = if others { &inner.other } else { &inner.oracle };
         let found = oracle.find(digest).is_some();
@@ -515,13 +526,14 @@ impl Sim {
             },
         };
         if rng.permille(600) {
+            let newest = self.newest();
             let before = self.disk.lock().oracle_of(place.db).now();
             let synced = rival.managed.sync(true, Some(Duration::from_secs(30))).await;
             self.say(|| format!("  the other's sync: {synced:?}"));
             let txid = synced.ok().flatten().and_then(|synced| synced.txid);
             if let Some(txid) = txid.filter(|_| !self.disk.is_dead(rival.who)) {
                 match others {
-                    true => self.must_be_ours(txid, true),
+                    true => self.must_be_ours(txid, newest, true),
                     false => self.acknowledged(before),
                 }
             }
@@ -567,11 +579,6 @@ impl Sim {
         let (snapshot, retention) = (rng.permille(500), rng.permille(500));
         let done = self.unless_dead(daemon.store.run_once(snapshot, retention)).await;
         self.say(|| format!("  once: {done:?}"));
-        if snapshot {
-            // A snapshot that is forced replaces one of its TXID under a new time: known, and open.
-            let now = Some(self.disk.wall());
-            self.first_snapshot.iter().for_each(|first| first.set(first.get().and(now)));
-        }
         if matches!(done, Some(Ok(()))) {
             self.acknowledged(before);
             self.check();
