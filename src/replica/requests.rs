@@ -84,6 +84,7 @@ impl Requests {
         Self { world, policy: RetryPolicy::DEFAULT, stats: Arc::default() }
     }
 
+    #[cfg(feature = "s3")]
     pub(crate) fn world(&self) -> &World {
         &self.world
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::place::{Bench, cases};
 
 /// File, line of the fault (0: none), severity, and what the message must say.
-const BROKEN: [(&str, u64, &str, &str); 46] = [
+const BROKEN: [(&str, u64, &str, &str); 48] = [
     // YAML itself.
     ("dbs:\n  - path: @home\n", 2, "error", "found character that cannot start any token"),
     ("dbs:\n\t- path: /a\n", 2, "error", "found character that cannot start any token"),
@@ -93,7 +93,14 @@ const BROKEN: [(&str, u64, &str, &str); 46] = [
         "error",
         "must be 256-bit",
     ),
-    ("dbs:\n  - path: good.db\n    replica: {url: 'sftp://u@h/p', key-path: /no/such}\n", 3, "error", "/no/such"),
+    (
+        "dbs:\n  - path: good.db\n    replica: {url: 'sftp://u@h/p', host-key: any, key-path: /no/such}\n",
+        3,
+        "error",
+        "/no/such",
+    ),
+    ("dbs:\n  - path: good.db\n    replica: {url: 'sftp://u@h.invalid/p'}\n", 3, "error", "in no known_hosts file"),
+    ("dbs:\n  - path: good.db\n    replica: {url: 'sftp://u@h/p', host-key: any}\n", 3, "warning", "not verified"),
     // Unknown and without effect.
     ("dbs:\n  - path: good.db\n    replica:\n      path: r\n      sync_interval: 1s\n", 5, "error", "unknown setting"),
     ("snapshots:\n  interval: 1h\n", 1, "error", "unknown setting"),
@@ -188,6 +195,7 @@ fn files_the_reference_takes_are_never_impossible_here() {
                     "share local state",
                     "are inside each other",
                     "not found",
+                    "in no known_hosts file",
                 ]
                 .iter()
                 .any(|text| message.contains(text));

@@ -121,14 +121,19 @@ async fn only_the_right_server_is_taken_for_it() {
     let no_key = server.with("none", &format!("{password}host-key: rubbish"), &[]).init().await.unwrap_err();
     assert!(no_key.to_string().contains("cannot parse sftp host key: ssh: no key found"), "{no_key}");
 
-    // What stands in known_hosts counts; a host that does not stand there is taken on trust, or not.
+    // What stands in known_hosts counts; a host that does not stand there is refused, and shown with what to write.
     works(&SftpClient::new(known(line("host")), World::system())).await;
     mismatch(SftpClient::new(known(line("other")), World::system()).init().await.unwrap_err());
-    let mut nobody = known(String::new());
-    works(&SftpClient::new(nobody.clone(), World::system())).await;
-    nobody.host_key = litestream::config::HostKey::Known;
-    let err = SftpClient::new(nobody, World::system()).init().await.unwrap_err();
-    assert!(err.to_string().contains("not in known_hosts"), "{err}");
+    let err = SftpClient::new(known(String::new()), World::system()).init().await.unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::PermissionDenied, "{err}");
+    assert!(err.hint_text().is_some_and(|hint| hint.contains("host-key: any")), "{err}");
+    let text = err.to_string();
+    assert!(text.contains(&format!("unknown host [{host}]:{port}")) && text.contains("SHA256:"), "{text}");
+    // The lines it shows are right.
+    let line_shown = text.split('`').nth(1).unwrap();
+    works(&SftpClient::new(known(format!("{line_shown}\n")), World::system())).await;
+    let pin_shown = text.split('"').nth(1).unwrap();
+    works(&server.with("shown", &format!("{password}host-key: '{pin_shown}'"), &[])).await;
     let mut any = known(line("other"));
     any.host_key = litestream::config::HostKey::Any;
     works(&SftpClient::new(any, World::system())).await;

@@ -29,6 +29,7 @@ class Sftp(Backend):
             ("wrong password", self.replica("w", port, password="wrong-One"), {}, ["ssh: unable to authenticate"]),
             ("locked key", self.replica("w", port, **{"key-path": f"{self.keys}/id_locked"}), {}, ["passphrase protected"]),
             ("other host key", self.replica("w", port, **{"host-key": other}), {}, ["ssh: host key mismatch"]),
+            ("unknown host", self.replica("w", port, **{"host-key": ""}), {}, ["ssh: unknown host"]),
             ("no permission", {**self.replica("w", port), "path": "/root/nowhere"}, {}, ["SSH_FX_PERMISSION_DENIED"]),
         ]
 

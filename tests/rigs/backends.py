@@ -239,6 +239,8 @@ def figures(rig, backend, proxy):
             syncs += 1
             time.sleep(1.3)
         requests = (proxy.turns - before) / syncs
+        # The compaction of what was just committed comes at :00 and :30.
+        time.sleep(33 - time.time() % 30)
         before = proxy.turns
         time.sleep(5)
         idle, rss = proxy.turns - before, rss_mb(daemon.pid)

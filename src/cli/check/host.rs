@@ -7,7 +7,7 @@ use rustix::fs::Access;
 
 use super::super::process;
 use super::super::{App, shellwords};
-use crate::config::{Config, DbSettings, Finding, HostKey, NatsAuth, ReplicaKind};
+use crate::config::{Config, DbSettings, Finding, HostKey, NatsAuth, ReplicaKind, SftpSettings};
 use crate::sys::{FileId, FileKind, Fs, OpenMode, read_full_at};
 
 /// Compaction levels between 0 and the snapshot level.
@@ -137,6 +137,25 @@ fn first_bytes(fs: &dyn Fs, path: &Path) -> Result<[u8; 20], String> {
     read.map(|()| header).map_err(|err| err.to_string())
 }
 
+/// What an SFTP server will be measured by.
+fn host_key(sftp: &SftpSettings, setting: String, found: &mut Vec<Finding>) {
+    match sftp.host_key {
+        HostKey::Any => found.push(
+            Finding::warning(setting, "sftp host key not verified").hint("set host-key to the server's public key"),
+        ),
+        #[cfg(feature = "sftp")]
+        HostKey::Known => match crate::replica::sftp::is_known(sftp) {
+            Ok(true) => {}
+            Ok(false) => found.push(
+                Finding::error(setting, format!("{} is in no known_hosts file, so it would be refused", sftp.host))
+                    .hint("ssh-keyscan shows its keys: add one to ~/.ssh/known_hosts, or set host-key to it"),
+            ),
+            Err(err) => found.push(Finding::error(setting, err.to_string())),
+        },
+        _ => {}
+    }
+}
+
 fn replica(fs: &dyn Fs, at: &str, db: &DbSettings, found: &mut Vec<Finding>) {
     let setting = |key: &str| format!("{at}.replica.{key}");
     let mut missing_file = |key: &str, file: &str| {
@@ -160,12 +179,7 @@ fn replica(fs: &dyn Fs, at: &str, db: &DbSettings, found: &mut Vec<Finding>) {
             if let Some(key) = &sftp.key_path {
                 missing_file("key-path", key);
             }
-            if matches!(sftp.host_key, HostKey::KnownOrNew | HostKey::Any) {
-                found.push(
-                    Finding::warning(setting("host-key"), "sftp host key not verified")
-                        .hint("set host-key to the server's public key"),
-                );
-            }
+            host_key(sftp, setting("host-key"), found);
         }
         ReplicaKind::Nats(nats) => {
             nats.root_cas.iter().for_each(|file| missing_file("root-cas", file));

@@ -38,10 +38,8 @@ pub struct SftpSettings {
 pub enum HostKey {
     /// Only this one; one line of `authorized_keys`.
     Pinned(String),
-    /// Only one that stands in `known_hosts`. Written `known_hosts`.
+    /// Only one that stands in `known_hosts`. Nothing was written, or `known_hosts`.
     Known,
-    /// One that stands in `known_hosts`; any, with a warning, of a host that does not. Nothing was written.
-    KnownOrNew,
     /// Any, with a warning. Written `any`.
     Any,
 }
@@ -49,8 +47,7 @@ pub enum HostKey {
 impl HostKey {
     fn of(text: &str) -> Self {
         match text {
-            "" => Self::KnownOrNew,
-            "known_hosts" => Self::Known,
+            "" | "known_hosts" => Self::Known,
             "any" => Self::Any,
             key => Self::Pinned(key.to_owned()),
         }

@@ -53,7 +53,8 @@ pub(super) async fn connect(settings: &SftpSettings) -> Result<Session> {
     };
     let _ = socket.set_nodelay(true);
     let refused = Arc::new(Mutex::new(None));
-    let watch = Watch { accepted, host: settings.host.clone(), refused: refused.clone() };
+    let known = known_as(host, port);
+    let watch = Watch { accepted, host: settings.host.clone(), known_as: known, refused: refused.clone() };
     let shaking = client::connect_stream(Arc::new(config), socket, watch);
     let mut ssh = match tokio::time::timeout(HANDSHAKE, shaking).await {
         Ok(Ok(ssh)) => ssh,
@@ -90,10 +91,15 @@ fn host_and_port(text: &str) -> Result<(&str, u16)> {
     }
 }
 
+/// What `known_hosts` calls a host.
+fn known_as(host: &str, port: u16) -> String {
+    if port == 22 { host.to_owned() } else { format!("[{host}]:{port}") }
+}
+
 /// What may prove that a host is the one we mean.
 #[derive(Debug, Clone, PartialEq)]
 enum Accepted {
-    /// These keys.
+    /// These keys. With none of them the server is only asked which it has, to say so.
     Keys(Vec<PublicKey>),
     /// Any key.
     Any,
@@ -101,7 +107,7 @@ enum Accepted {
 
 async fn accepted_keys(settings: &SftpSettings, host: &str, port: u16) -> Result<Accepted> {
     let known = match settings.host_key {
-        HostKey::Known | HostKey::KnownOrNew => {
+        HostKey::Known => {
             let (files, host) = (settings.known_hosts.clone(), host.to_owned());
             blocking(move || known_keys(&files, &host, port)).await?
         }
@@ -119,14 +125,18 @@ fn host_key(policy: &HostKey, known: Vec<PublicKey>) -> Result<Accepted> {
             Err(_) => Err(Error::invalid("cannot parse sftp host key: ssh: no key found")
                 .hint("host-key takes one line as `ssh-keyscan HOST` prints it, without the host: ssh-ed25519 AAAA…")),
         },
-        HostKey::Known if known.is_empty() => {
-            Err(Error::new(ErrorKind::PermissionDenied, "ssh: the host is not in known_hosts")
-                .hint("add the host's key to ~/.ssh/known_hosts (ssh-keyscan), or set host-key to it"))
-        }
-        HostKey::KnownOrNew if known.is_empty() => Ok(Accepted::Any),
-        HostKey::Known | HostKey::KnownOrNew => Ok(Accepted::Keys(known)),
+        HostKey::Known => Ok(Accepted::Keys(known)),
         HostKey::Any => Ok(Accepted::Any),
     }
+}
+
+/// Whether a `known_hosts` file has a key for the host of these settings. Blocks; asks nobody.
+///
+/// # Errors
+/// The host cannot be understood; a file cannot be read, or holds no keys.
+pub fn is_known(settings: &SftpSettings) -> Result<bool> {
+    let (host, port) = host_and_port(&settings.host)?;
+    known_keys(&settings.known_hosts, host, port).map(|keys| !keys.is_empty())
 }
 
 /// The keys that `known_hosts` files have for a host. Blocks.
@@ -163,8 +173,30 @@ fn preferred(accepted: &Accepted) -> Preferred {
 struct Watch {
     accepted: Accepted,
     host: String,
-    /// Fingerprint of a key that was not accepted.
-    refused: Arc<Mutex<Option<String>>>,
+    /// What `known_hosts` would call it.
+    known_as: String,
+    refused: Arc<Mutex<Option<Refused>>>,
+}
+
+/// A key that was not accepted.
+struct Refused {
+    /// No key at all was expected.
+    unknown: bool,
+    text: String,
+}
+
+/// What to say of a key that is none of the `expected` ones: enough to compare it, and to write it down.
+fn refusal(expected: &[PublicKey], known_as: &str, shown: &PublicKey) -> String {
+    let (kind, print) = (shown.algorithm(), shown.fingerprint(HashAlg::Sha256));
+    if !expected.is_empty() {
+        return format!("ssh: host key mismatch: the server shows {kind} {print}");
+    }
+    // Without its comment.
+    let line = PublicKey::from(shown.key_data().clone()).to_openssh().unwrap_or_default();
+    format!(
+        "ssh: unknown host {known_as}: it shows {kind} {print}, and neither host-key nor known_hosts has a key for it. \
+         If that is its key, known_hosts needs the line `{known_as} {line}`, or the replica `host-key: \"{line}\"`"
+    )
 }
 
 impl client::Handler for Watch {
@@ -172,18 +204,19 @@ impl client::Handler for Watch {
 
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
         let PublicKeyOrCertificate::PublicKey { key, .. } = shown else { return Ok(false) };
-        let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
-        let accepted = match &self.accepted {
+        match &self.accepted {
             Accepted::Any => {
+                let fingerprint = key.fingerprint(HashAlg::Sha256);
                 tracing::warn!(host = %self.host, key = %fingerprint, "sftp host key not verified");
-                true
+                Ok(true)
             }
-            Accepted::Keys(keys) => keys.iter().any(|known| known.key_data() == key.key_data()),
-        };
-        if !accepted {
-            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(fingerprint);
+            Accepted::Keys(keys) if keys.iter().any(|known| known.key_data() == key.key_data()) => Ok(true),
+            Accepted::Keys(keys) => {
+                let refused = Refused { unknown: keys.is_empty(), text: refusal(keys, &self.known_as, key) };
+                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(refused);
+                Ok(false)
+            }
         }
-        Ok(accepted)
     }
 
     async fn auth_banner(&mut self, banner: &str, _session: &mut client::Session) -> Result<(), russh::Error> {
@@ -197,17 +230,21 @@ fn unreachable(host: &str, text: String) -> Error {
     Error::new(ErrorKind::Unavailable, "sftp: connect to").at(host).caused_by(text).hint("check host, port and network")
 }
 
-fn handshake_failed(settings: &SftpSettings, refused: &Mutex<Option<String>>, err: russh::Error) -> Error {
-    let fingerprint = refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+fn handshake_failed(settings: &SftpSettings, refused: &Mutex<Option<Refused>>, err: russh::Error) -> Error {
+    let refused = refused.lock().unwrap_or_else(PoisonError::into_inner).take();
     let other_kind = matches!(&err, russh::Error::NoCommonAlgo { kind: AlgorithmKind::Key, .. });
-    if fingerprint.is_some() || (other_kind && settings.host_key != HostKey::Any) {
-        let shown = match fingerprint {
-            Some(fingerprint) => format!("ssh: host key mismatch: the server shows {fingerprint}"),
-            None => format!("ssh: host key mismatch: the server has no key of that kind ({err})"),
-        };
-        let text = Error::new(ErrorKind::PermissionDenied, "ssh: handshake failed").caused_by(shown);
+    if refused.is_some() || (other_kind && settings.host_key != HostKey::Any) {
+        let Refused { unknown, text } = refused.unwrap_or_else(|| Refused {
+            unknown: false,
+            text: format!("ssh: host key mismatch: the server has no key of that kind ({err})"),
+        });
+        let text = Error::new(ErrorKind::PermissionDenied, "ssh: handshake failed").caused_by(text);
         return text.hint(match settings.host_key {
             HostKey::Pinned(_) => "this is another server, or it has a new key: compare, then correct host-key",
+            _ if unknown => {
+                "compare the fingerprint with the server's (ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub there), \
+                 then write it down as shown; `host-key: any` takes every server for the right one"
+            }
             _ => "known_hosts has another key for this host: somebody may be in between. Compare, then correct it",
         });
     }
@@ -390,10 +427,20 @@ mod tests {
         assert_eq!(host_key(&pinned, Vec::new()).unwrap(), Accepted::Keys(vec![key(A)]));
         assert!(host_key(&HostKey::Pinned("ssh-ed25519 x".to_owned()), Vec::new()).is_err());
         assert_eq!(host_key(&HostKey::Any, vec![key(A)]).unwrap(), Accepted::Any);
-        assert_eq!(host_key(&HostKey::KnownOrNew, Vec::new()).unwrap(), Accepted::Any);
-        assert_eq!(host_key(&HostKey::KnownOrNew, vec![key(A)]).unwrap(), Accepted::Keys(vec![key(A)]));
         assert_eq!(host_key(&HostKey::Known, vec![key(A)]).unwrap(), Accepted::Keys(vec![key(A)]));
-        assert_eq!(host_key(&HostKey::Known, Vec::new()).unwrap_err().kind(), ErrorKind::PermissionDenied);
+        assert_eq!(host_key(&HostKey::Known, Vec::new()).unwrap(), Accepted::Keys(Vec::new()));
+    }
+
+    #[test]
+    fn a_key_that_is_refused_is_shown_as_it_would_be_written_down() {
+        let print = key(A).fingerprint(HashAlg::Sha256).to_string();
+        let unknown = refusal(&[], &known_as("h", 2222), &key(&format!("{A} a comment")));
+        for part in ["unknown host [h]:2222", &print, &format!("`[h]:2222 {A}`"), &format!("`host-key: \"{A}\"`")] {
+            assert!(unknown.contains(part), "{unknown}");
+        }
+        assert!(refusal(&[], &known_as("h", 22), &key(A)).contains(&format!("`h {A}`")));
+        let mismatch = refusal(&[key(A)], "h", &key(A));
+        assert!(mismatch.starts_with("ssh: host key mismatch") && mismatch.contains(&print), "{mismatch}");
     }
 
     #[test]
@@ -401,6 +448,7 @@ mod tests {
         let some = preferred(&Accepted::Keys(vec![key(A)]));
         assert_eq!(some.key[..], [Algorithm::Ed25519]);
         assert!(preferred(&Accepted::Any).key.len() > 3);
+        assert!(preferred(&Accepted::Keys(Vec::new())).key.len() > 3);
     }
 
     #[test]

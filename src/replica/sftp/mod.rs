@@ -17,6 +17,7 @@ mod write;
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use async_trait::async_trait;
@@ -28,6 +29,7 @@ use super::tree::{TEMP_SUFFIX, clean};
 use crate::config::SftpSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::World;
+pub use connect::is_known;
 use link::Link;
 use session::{Problem, Session};
 use wire::{Request, Status};
@@ -52,6 +54,8 @@ struct Inner {
     link: OnceLock<Arc<Link>>,
     /// Whether names can be given exclusively, as far as it is known.
     exclusive: OnceLock<bool>,
+    /// Whether the last hard link that was asked for was made.
+    links: AtomicBool,
     /// Temporary files of writers that died.
     stale: Mutex<Vec<String>>,
 }
@@ -75,6 +79,7 @@ impl SftpClient {
             requests,
             link: OnceLock::new(),
             exclusive: OnceLock::new(),
+            links: AtomicBool::new(false),
             stale: Mutex::default(),
         }))
     }

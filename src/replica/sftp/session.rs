@@ -247,17 +247,28 @@ impl Handle {
     }
 
     /// Makes the file durable, where the server can.
-    pub(super) async fn sync(&self) -> Answer<()> {
-        if !self.session.offers(wire::FSYNC) {
-            return Ok(());
+    pub(super) fn sync(&self) -> impl Future<Output = Answer<()>> + Send + use<> {
+        let asked = self
+            .session
+            .offers(wire::FSYNC)
+            .then(|| self.session.run(&Request::Extended { name: wire::FSYNC, fields: &[self.bytes()] }));
+        async move {
+            match asked {
+                Some(asked) => asked.await,
+                None => Ok(()),
+            }
         }
-        self.session.run(&Request::Extended { name: wire::FSYNC, fields: &[self.bytes()] }).await
     }
 
     /// Closes, and hears whether that went well: some servers write only then.
-    pub(super) async fn close(mut self) -> Answer<()> {
-        let Some(bytes) = self.bytes.take() else { return Ok(()) };
-        self.session.run(&Request::Close { handle: &bytes }).await
+    pub(super) fn close(mut self) -> impl Future<Output = Answer<()>> + Send + use<> {
+        let asked = self.bytes.take().map(|bytes| self.session.run(&Request::Close { handle: &bytes }));
+        async move {
+            match asked {
+                Some(asked) => asked.await,
+                None => Ok(()),
+            }
+        }
     }
 }
 

@@ -1,14 +1,22 @@
-//! Writing objects: temporary name, write, stamp, sync, close, rename; each step waits for the one before.
+//! Writing objects: temporary name, write, stamp, sync, close, rename. What follows from each other is asked for together,
+//! so a small object takes four round trips:
+//!
+//! 1. open, under a temporary name
+//! 2. all writes
+//! 3. set times, sync, close: they need only that the writes are done, and all three must succeed before
+//! 4. the name, which is given at once and whole; with it, for an exclusive put, the removal of the temporary name
 //!
 //! A small body is kept and sent again when the connection is lost. A large one is not: what a server acknowledged may
 //! be gone if it was the server that fell, so the whole put fails and its owner starts over.
 //!
 //! Temporary names tell their age. What listings find of writers that died is removed by the next put.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join3;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::super::file::check_size;
@@ -134,7 +142,9 @@ impl New<'_> {
     async fn publish(&self, mut temp: Temp, handle: Handle) -> Result<(), Failure> {
         let broken = |problem| self.broken(problem);
         let seconds = u32::try_from(self.opts.stamp.millis().div_euclid(1000)).unwrap_or(0);
-        match handle.set_times(seconds).await {
+        let (stamped, synced) = (handle.set_times(seconds), handle.sync());
+        let (stamped, synced, closed) = join3(stamped, synced, handle.close()).await;
+        match stamped {
             Ok(()) => {}
             // The header of the file has its time, too.
             Err(Problem::Refused(status)) => {
@@ -142,17 +152,53 @@ impl New<'_> {
             }
             Err(problem) => return Err(broken(problem)),
         }
-        handle.sync().await.map_err(broken)?;
-        handle.close().await.map_err(broken)?;
+        synced.map_err(broken)?;
+        closed.map_err(broken)?;
         let session = temp.session.clone();
         if !self.opts.exclusive {
             replace(&session, temp.path(), self.path).await.map_err(broken)?;
-        } else if !name_new(&session, temp.path(), self.path).await.map_err(broken)? {
+        } else if !self.name_new(&session, &mut temp).await.map_err(broken)? {
             let error = Error::new(ErrorKind::Exists, "sftp: write object").at(self.target).caused_by("object exists");
             return Err(Failure { error, code: "Exists".to_owned(), retry_after: None });
         }
         temp.path = None;
         Ok(())
+    }
+
+    /// Gives the file its name unless something has it; whether it did.
+    async fn name_new(&self, session: &Session, temp: &mut Temp) -> Result<bool, Problem> {
+        if !session.offers(wire::HARDLINK) {
+            return rename_new(session, temp.path(), self.path).await;
+        }
+        let links = &self.sftp.0.links;
+        let fields: &[&[u8]] = &[temp.path().as_bytes(), self.path.as_bytes()];
+        let linked = session.run(&Request::Extended { name: wire::HARDLINK, fields });
+        // Where links are made, the other name will be in the way whatever comes of this one: not waited for.
+        let removed = links.load(Ordering::Relaxed);
+        if removed {
+            session.send(&Request::Remove { path: temp.path() });
+            temp.path = None;
+        }
+        match linked.await {
+            Ok(()) => {
+                links.store(true, Ordering::Relaxed);
+                if let Some(path) = temp.path.take() {
+                    session.send(&Request::Remove { path: &path });
+                }
+                Ok(true)
+            }
+            // Taken, or a file system without links.
+            Err(Problem::Refused(_)) if !removed => rename_new(session, temp.path(), self.path).await,
+            Err(Problem::Refused(status)) => match session.stat(self.path).await {
+                Ok(_) => Ok(false),
+                // The next attempt will find out why.
+                Err(_) => {
+                    links.store(false, Ordering::Relaxed);
+                    Err(Problem::Refused(status))
+                }
+            },
+            Err(problem) => Err(problem),
+        }
     }
 }
 
@@ -173,21 +219,8 @@ async fn replace(session: &Session, temp: &str, path: &str) -> Result<(), Proble
     }
 }
 
-/// Gives the file its name unless something has it; whether it did.
-async fn name_new(session: &Session, temp: &str, path: &str) -> Result<bool, Problem> {
-    if session.offers(wire::HARDLINK) {
-        let fields: &[&[u8]] = &[temp.as_bytes(), path.as_bytes()];
-        match session.run(&Request::Extended { name: wire::HARDLINK, fields }).await {
-            Ok(()) => {
-                // The object has its name; the other one is only in the way.
-                let _ = session.run(&Request::Remove { path: temp }).await;
-                return Ok(true);
-            }
-            // Taken, or a file system without links.
-            Err(Problem::Refused(_)) => {}
-            Err(problem) => return Err(problem),
-        }
-    }
+/// The same with a rename, which servers refuse when the name exists; not all do, so it is looked at before.
+async fn rename_new(session: &Session, temp: &str, path: &str) -> Result<bool, Problem> {
     match session.stat(path).await {
         Ok(_) => return Ok(false),
         Err(problem) if problem.code() == Some(Status::NO_SUCH_FILE) => {}
