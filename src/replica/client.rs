@@ -53,6 +53,18 @@ impl Key {
         Self::new(format!("{}/{name}", self.0))
     }
 
+    /// The key of `name` in `dir`, or in the replica's root.
+    ///
+    /// # Errors
+    /// `Invalid` if `name` is not a single component.
+    pub fn below(dir: Option<&Self>, name: &str) -> Result<Self> {
+        match dir {
+            Some(dir) => dir.join(name),
+            None if name.contains('/') => Err(Error::invalid(format!("invalid object name: {name:?}"))),
+            None => Self::new(name),
+        }
+    }
+
     /// The whole key.
     #[must_use]
     pub fn as_str(&self) -> &str {

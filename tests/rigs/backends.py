@@ -109,6 +109,20 @@ def both(rig, config, db, where, options=()):
     return where / "restored-A.db"
 
 
+def at_moment(program, config, db, where, moment, model):
+    """The commit that a program's restore to this moment ends with: an exact past state."""
+    out = where / "restored-at.db"
+    result = restore(program, config, db, out, ["-timestamp", moment])
+    if result.code != 0:
+        raise common.Mismatch(f"restore to {moment} by {program.path}: {result.message}")
+    return model.verify(out)
+
+
+def n_long_ago(marks, moment):
+    """Commits there were at this time, at least."""
+    return max((n for at, n in marks if at <= moment), default=0)
+
+
 def newest_l0(program, config, db):
     """TXIDs in level 0 as the program lists them."""
     result = common.run([program.path, "ltx", "-config", config, db], 60)
@@ -166,12 +180,16 @@ def turns(rig, backend, proxy):
             if backend.same_stamps:
                 n = model.verify(both(rig, config, db, where, ["-timestamp", moment]))
             else:
-                result = restore(rig.bin, config, db, where / "restored-A.db", ["-timestamp", moment])
-                if result.code != 0:
-                    raise common.Mismatch(f"restore to {moment}: {result.message}")
-                n = model.verify(where / "restored-A.db")
+                n = at_moment(rig.bin, config, db, where, moment, model)
+                # It sees whole seconds, or when the server got a file: later than our time of it, but by no more than that.
+                other, n_soon = at_moment(rig.reference, config, db, where, moment, model), marks[-1][1]
+                if not n_long_ago(marks, at - 3) <= other <= n_soon:
+                    raise common.Mismatch(f"the reference's restore to {moment} gives commit {other}, ours {n}; soon after there were {n_soon}")
+                said.append(f"time, reference: commit {other}")
             if n > n_then:
                 raise common.Mismatch(f"restore to {moment} gives commit {n}, at that time there were {n_then}")
+            if n < n_long_ago(marks, at - 3):
+                raise common.Mismatch(f"restore to {moment} gives commit {n}, 3 s before there were {n_long_ago(marks, at - 3)}")
             said.append(f"time: commit {n} of {n_then}")
             rig.case(case, True, ", ".join(said))
         except common.Mismatch as e:

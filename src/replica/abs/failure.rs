@@ -5,7 +5,7 @@ use azure_core::error::{Error as SdkError, ErrorKind as SdkKind};
 use azure_core::http::headers::{HeaderName, RETRY_AFTER};
 
 use super::super::requests::Failure;
-use super::super::web::{chain, kind_of_status};
+use super::super::web::{UNTRUSTED, Unreachable, chain, kind_of_status};
 use crate::error::{Error, ErrorKind};
 
 /// What was asked of the service when it failed.
@@ -30,6 +30,9 @@ pub(super) fn failure(asked: Asked<'_>, err: &SdkError) -> Failure {
             let text = format!("RESPONSE {status} ERROR CODE: {code} {message} RequestId:{id}");
             (kind_of(&code, status), text, code, wait.map(std::time::Duration::from_secs))
         }
+        SdkKind::Connection if is_untrusted(err) => {
+            (ErrorKind::PermissionDenied, chain(err), "Certificate".to_owned(), None)
+        }
         SdkKind::Connection => (ErrorKind::Unavailable, chain(err), "Connection".to_owned(), None),
         SdkKind::Credential => (ErrorKind::PermissionDenied, chain(err), "NoCredentials".to_owned(), None),
         SdkKind::Io => (ErrorKind::Unavailable, chain(err), "Response".to_owned(), None),
@@ -42,6 +45,12 @@ pub(super) fn failure(asked: Asked<'_>, err: &SdkError) -> Failure {
         error = error.hint(hint);
     }
     Failure { error, code, retry_after }
+}
+
+/// What our transport said, below what the SDK makes of it.
+fn is_untrusted(err: &(dyn std::error::Error + 'static)) -> bool {
+    let found = err.downcast_ref::<Unreachable>().map(|unreachable| unreachable.untrusted);
+    found.unwrap_or_else(|| err.source().is_some_and(is_untrusted))
 }
 
 /// The sentence for people in an XML answer; its first line, the rest is request id and time.
@@ -89,9 +98,8 @@ fn hint(code: &str, kind: ErrorKind) -> Option<&'static str> {
             "set account-key or sas-token, or AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or give this host \
              an identity, or log in with `az login`"
         }
-        "Connection" => {
-            "check account-name, endpoint, network and certificates (SSL_CERT_FILE names other authorities)"
-        }
+        "Certificate" => UNTRUSTED,
+        "Connection" => "check account-name, endpoint and network",
         _ if kind == ErrorKind::PermissionDenied => "check the credentials and the roles of the identity",
         _ => return None,
     })
@@ -115,6 +123,17 @@ mod tests {
             ("Unheard", 400, ErrorKind::Invalid),
         ] {
             assert_eq!(kind_of(code, status), want, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_looked_at_once() {
+        let asked = Asked { doing: "cannot list blobs", target: "abs://c/p" };
+        for (untrusted, kind) in [(true, ErrorKind::PermissionDenied), (false, ErrorKind::Unavailable)] {
+            let below = Unreachable { connecting: true, untrusted, text: "invalid peer certificate".to_owned() };
+            let failure = failure(asked, &SdkError::new(SdkKind::Connection, below));
+            assert_eq!(failure.error.kind(), kind);
+            assert!(failure.error.to_string().contains("invalid peer certificate"), "{}", failure.error);
         }
     }
 

@@ -6,15 +6,8 @@ use azure_storage_blob::models::{
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use super::failure::{Asked, failure};
-use super::{AbsClient, Call, Error, ErrorKind, Key, ObjectMeta, Operation, Result, STAMP};
+use super::{AbsClient, Call, Key, ObjectMeta, Operation, Result, STAMP, web};
 use crate::types::{Timestamp, parse_timestamp};
-
-/// Where a listing goes on.
-enum Position {
-    Start,
-    Marker(String),
-    End,
-}
 
 /// Blobs directly below `dir`, those after `after` only.
 pub(super) fn objects(abs: &AbsClient, dir: Key, after: Option<Key>) -> BoxStream<'_, Result<ObjectMeta>> {
@@ -41,7 +34,7 @@ pub(super) fn dirs(abs: &AbsClient, dir: Option<Key>) -> BoxStream<'_, Result<Ke
                 // All blobs of a directory follow one another.
                 if name != last {
                     name.clone_into(&mut last);
-                    found.extend(child(dir.as_ref(), name).map(Ok));
+                    found.extend(Key::below(dir.as_ref(), name).map(Ok));
                 }
             }
             stream::iter(found)
@@ -58,34 +51,15 @@ fn below(abs: &AbsClient, dir: Option<&Key>) -> String {
     }
 }
 
-fn child(dir: Option<&Key>, name: &str) -> Option<Key> {
-    dir.map_or_else(|| Key::new(name), |dir| dir.join(name)).ok()
-}
-
 fn pages(abs: &AbsClient, prefix: String, after: Option<Key>) -> BoxStream<'_, Result<ListBlobsResponse>> {
-    stream::try_unfold(Position::Start, move |position| {
+    web::pages("abs: cannot list blobs", abs.target(&prefix), move |marker| {
         let (prefix, after) = (prefix.clone(), after.clone());
         async move {
-            let marker = match position {
-                Position::Start => None,
-                Position::Marker(marker) => Some(marker),
-                Position::End => return Ok(None),
-            };
-            let page = page(abs, &prefix, after.as_ref(), marker.clone()).await?;
-            let next = match page.next_marker.as_deref() {
-                None | Some("") => Position::End,
-                // Half a listing must never look like a whole one.
-                Some(next) if Some(next) == marker.as_deref() => {
-                    let text = "the service says there is more, but not where to go on";
-                    let at = abs.target(&prefix);
-                    return Err(Error::new(ErrorKind::Unavailable, "abs: cannot list blobs").at(at).caused_by(text));
-                }
-                Some(next) => Position::Marker(next.to_owned()),
-            };
-            Ok(Some((page, next)))
+            let mut page = page(abs, &prefix, after.as_ref(), marker).await?;
+            let next = page.next_marker.take().filter(|next| !next.is_empty());
+            Ok((page, next))
         }
     })
-    .boxed()
 }
 
 async fn page(abs: &AbsClient, prefix: &str, after: Option<&Key>, marker: Option<String>) -> Result<ListBlobsResponse> {

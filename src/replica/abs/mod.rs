@@ -22,7 +22,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use azure_storage_blob::models::BlobClientDownloadOptions;
 use azure_storage_blob::{BlobClient, BlobContainerClient};
-use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::OnceCell;
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
@@ -198,19 +198,9 @@ impl ReplicaClient for AbsClient {
     }
 
     async fn delete(&self, keys: &[Key]) -> Result<()> {
-        let mut flying = FuturesUnordered::new();
-        for key in keys {
-            flying.push(self.delete_one(key));
-            if flying.len() >= DELETES_AT_ONCE
-                && let Some(done) = flying.next().await
-            {
-                done?;
-            }
-        }
-        while let Some(done) = flying.next().await {
-            done?;
-        }
-        Ok(())
+        stream::iter(keys.iter().map(Ok))
+            .try_for_each_concurrent(DELETES_AT_ONCE, |key| async move { self.delete_one(key).await })
+            .await
     }
 }
 

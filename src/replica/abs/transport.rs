@@ -26,7 +26,7 @@ impl HttpClient for Transport {
         let ours = ours.body(body.clone()).map_err(|e| Error::new(ErrorKind::Other, e))?;
         let answer = self.0.send(ours).await.map_err(|err| {
             let kind = if err.connecting { ErrorKind::Connection } else { ErrorKind::Io };
-            Error::with_message(kind, err.text)
+            Error::new(kind, err)
         })?;
         let (head, body) = answer.into_parts();
         let headers: HashMap<HeaderName, HeaderValue> = head

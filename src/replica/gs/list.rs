@@ -6,7 +6,7 @@ use http::Method;
 use serde::Deserialize;
 
 use super::api::{Api, Asked};
-use super::{Error, ErrorKind, GsClient, Key, ObjectMeta, Operation, Result, STAMP, web};
+use super::{GsClient, Key, ObjectMeta, Operation, Result, STAMP, web};
 use crate::types::{Timestamp, parse_timestamp};
 
 #[derive(Debug, Default, Deserialize)]
@@ -25,13 +25,6 @@ struct Item {
     size: serde_json::Value,
     time_created: String,
     metadata: std::collections::HashMap<String, String>,
-}
-
-/// Where a listing goes on.
-enum Position {
-    Start,
-    Token(String),
-    End,
 }
 
 /// Objects directly below `dir`, those after `after` only.
@@ -53,7 +46,7 @@ pub(super) fn dirs(gs: &GsClient, dir: Option<Key>) -> BoxStream<'_, Result<Key>
         .map_ok(move |page| {
             let names = page.prefixes.into_iter().filter_map(|found| {
                 let name = found.strip_prefix(&root)?.strip_suffix('/')?.to_owned();
-                child(dir.as_ref(), &name)
+                Key::below(dir.as_ref(), &name).ok()
             });
             stream::iter(names.map(Ok).collect::<Vec<Result<Key>>>())
         })
@@ -69,34 +62,15 @@ fn below(gs: &GsClient, dir: Option<&Key>) -> String {
     }
 }
 
-fn child(dir: Option<&Key>, name: &str) -> Option<Key> {
-    dir.map_or_else(|| Key::new(name), |dir| dir.join(name)).ok()
-}
-
 fn pages(gs: &GsClient, prefix: String, after: Option<Key>) -> BoxStream<'_, Result<Page>> {
-    stream::try_unfold(Position::Start, move |position| {
+    web::pages("gs: cannot list objects", gs.target(&prefix), move |token| {
         let (prefix, after) = (prefix.clone(), after.clone());
         async move {
-            let token = match position {
-                Position::Start => None,
-                Position::Token(token) => Some(token),
-                Position::End => return Ok(None),
-            };
-            let page = page(gs, &prefix, after.as_ref(), token.as_deref()).await?;
-            let next = match page.next_page_token.clone() {
-                None => Position::End,
-                // Half a listing must never look like a whole one.
-                Some(next) if Some(&next) == token.as_ref() => {
-                    let text = "the service says there is more, but not where to go on";
-                    let at = gs.target(&prefix);
-                    return Err(Error::new(ErrorKind::Unavailable, "gs: cannot list objects").at(at).caused_by(text));
-                }
-                Some(next) => Position::Token(next),
-            };
-            Ok(Some((page, next)))
+            let mut page = page(gs, &prefix, after.as_ref(), token.as_deref()).await?;
+            let next = page.next_page_token.take();
+            Ok((page, next))
         }
     })
-    .boxed()
 }
 
 async fn page(gs: &GsClient, prefix: &str, after: Option<&Key>, token: Option<&str>) -> Result<Page> {

@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use http::Method;
 use tokio::sync::OnceCell;
 
@@ -182,19 +182,9 @@ impl ReplicaClient for GsClient {
     }
 
     async fn delete(&self, keys: &[Key]) -> Result<()> {
-        let mut flying = FuturesUnordered::new();
-        for key in keys {
-            flying.push(self.delete_one(key));
-            if flying.len() >= DELETES_AT_ONCE
-                && let Some(done) = flying.next().await
-            {
-                done?;
-            }
-        }
-        while let Some(done) = flying.next().await {
-            done?;
-        }
-        Ok(())
+        stream::iter(keys.iter().map(Ok))
+            .try_for_each_concurrent(DELETES_AT_ONCE, |key| async move { self.delete_one(key).await })
+            .await
     }
 }
 

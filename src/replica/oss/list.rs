@@ -6,17 +6,10 @@ use percent_encoding::percent_decode_str;
 
 use super::api::{Ask, Asked};
 use super::xml::{self, Page};
-use super::{Error, ErrorKind, Key, ObjectMeta, Operation, OssClient, Result, Stamps, Timestamp, parse_timestamp, web};
+use super::{ErrorKind, Key, ObjectMeta, Operation, OssClient, Result, Stamps, Timestamp, parse_timestamp, web};
 
 /// Requests for stamps at a time.
 const STAMPS_AT_ONCE: usize = 50;
-
-/// Where a listing goes on.
-enum Position {
-    Start,
-    Token(String),
-    End,
-}
 
 /// Objects directly below `dir`, those after `after` only.
 pub(super) fn objects(
@@ -52,7 +45,7 @@ pub(super) fn dirs(oss: &OssClient, dir: Option<Key>) -> BoxStream<'_, Result<Ke
             let names = page.common_prefixes.iter().filter_map(|found| {
                 let found = decoded(&found.prefix)?;
                 let name = found.strip_prefix(&root)?.strip_suffix('/')?.to_owned();
-                child(dir.as_ref(), &name)
+                Key::below(dir.as_ref(), &name).ok()
             });
             stream::iter(names.map(Ok).collect::<Vec<Result<Key>>>())
         })
@@ -72,34 +65,16 @@ fn below(oss: &OssClient, dir: Option<&Key>) -> String {
     }
 }
 
-fn child(dir: Option<&Key>, name: &str) -> Option<Key> {
-    dir.map_or_else(|| Key::new(name), |dir| dir.join(name)).ok()
-}
-
 fn pages(oss: &OssClient, prefix: String, after: Option<Key>) -> BoxStream<'_, Result<Page>> {
-    stream::try_unfold(Position::Start, move |position| {
+    web::pages("oss: list objects", oss.target(&prefix), move |token| {
         let (prefix, after) = (prefix.clone(), after.clone());
         async move {
-            let token = match position {
-                Position::Start => None,
-                Position::Token(token) => Some(token),
-                Position::End => return Ok(None),
-            };
-            let page = page(oss, &prefix, after.as_ref(), token.as_deref()).await?;
-            let next = match (page.is_truncated, page.next_continuation_token.clone()) {
-                (false, _) => Position::End,
-                (true, Some(next)) if Some(&next) != token.as_ref() => Position::Token(next),
-                // Half a listing must never look like a whole one.
-                (true, _) => {
-                    let text = "the service says there is more, but not where to go on";
-                    let at = oss.target(&prefix);
-                    return Err(Error::new(ErrorKind::Unavailable, "oss: list objects").at(at).caused_by(text));
-                }
-            };
-            Ok(Some((page, next)))
+            let mut page = page(oss, &prefix, after.as_ref(), token.as_deref()).await?;
+            let next = page.next_continuation_token.take();
+            let next = page.is_truncated.then(|| next.unwrap_or_default());
+            Ok((page, next))
         }
     })
-    .boxed()
 }
 
 async fn page(oss: &OssClient, prefix: &str, after: Option<&Key>, token: Option<&str>) -> Result<Page> {

@@ -4,8 +4,11 @@
 //! thousand databases on one endpoint share connections. Deadlines and retries are `replica/requests`.
 
 mod connect;
+#[cfg(any(feature = "abs", feature = "gs", feature = "oss"))]
+mod paging;
 
 use std::collections::HashMap;
+use std::fmt;
 #[cfg(any(feature = "abs", feature = "gs"))]
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -22,6 +25,8 @@ use super::requests::Failure;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) use connect::{Pool, Trust, pool};
+#[cfg(any(feature = "abs", feature = "gs", feature = "oss"))]
+pub(crate) use paging::pages;
 
 /// How long a body may be silent.
 pub(crate) const BODY_IDLE: Duration = Duration::from_secs(30);
@@ -66,9 +71,25 @@ pub(crate) struct Web(Pool<Full<Bytes>>);
 pub(crate) struct Unreachable {
     /// The request was not sent.
     pub(crate) connecting: bool,
+    /// The server's certificate is what is wrong.
+    pub(crate) untrusted: bool,
     /// The chain of causes in one line.
     pub(crate) text: String,
 }
+
+impl Unreachable {
+    fn of(err: &hyper_util::client::legacy::Error) -> Self {
+        Self { connecting: err.is_connect(), untrusted: is_untrusted(err), text: chain(err) }
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Unreachable {}
 
 impl Web {
     /// The client for this trust and the current runtime: connections are driven by tasks of the runtime that opened
@@ -90,12 +111,25 @@ impl Web {
 
     /// One request, one answer; redirects are answers.
     pub(crate) async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Incoming>, Unreachable> {
-        self.0
-            .request(request.map(Full::new))
-            .await
-            .map_err(|err| Unreachable { connecting: err.is_connect(), text: chain(&err) })
+        self.0.request(request.map(Full::new)).await.map_err(|err| Unreachable::of(&err))
     }
 }
+
+/// Whether the server's certificate is what is wrong. Trying again does not make it better.
+pub(crate) fn is_untrusted(err: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(tls) = err.downcast_ref::<rustls::Error>() {
+        return matches!(tls, rustls::Error::InvalidCertificate(_));
+    }
+    // An I/O error does not name what it wraps as its source, but the source of that.
+    if let Some(inner) = err.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        return is_untrusted(inner);
+    }
+    err.source().is_some_and(is_untrusted)
+}
+
+/// What to do about a certificate.
+pub(crate) const UNTRUSTED: &str = "this host does not trust the server's certificate: check the name in the endpoint, and name \
+                                    the file of its authority in SSL_CERT_FILE";
 
 /// An error and its causes; layers that only repeat what lies below them are left out.
 pub(crate) fn chain(err: &(dyn std::error::Error + 'static)) -> String {
@@ -172,11 +206,12 @@ pub(crate) fn kind_of_status(status: u16) -> ErrorKind {
 
 /// What is wrong when no answer came, and what to do about it.
 pub(crate) fn unreachable(op: String, target: &str, err: Unreachable) -> Failure {
-    let error = Error::new(ErrorKind::Unavailable, op)
-        .at(target)
-        .caused_by(err.text)
-        .hint("check endpoint, network and certificates (SSL_CERT_FILE names other authorities)");
-    let code = if err.connecting { "Connection" } else { "Response" };
+    let (kind, code, hint) = match err {
+        Unreachable { untrusted: true, .. } => (ErrorKind::PermissionDenied, "Certificate", UNTRUSTED),
+        Unreachable { connecting: true, .. } => (ErrorKind::Unavailable, "Connection", "check endpoint and network"),
+        Unreachable { .. } => (ErrorKind::Unavailable, "Response", "check endpoint and network"),
+    };
+    let error = Error::new(kind, op).at(target).caused_by(err.text).hint(hint);
     Failure { error, code: code.to_owned(), retry_after: None }
 }
 

@@ -383,23 +383,9 @@ fn failed(asked: Asked<'_>, kind: ErrorKind, code: &str, text: &str, hint: Optio
     Failure { error, code: code.to_owned(), retry_after: None }
 }
 
-/// Whether the server's certificate is what is wrong.
-fn is_untrusted(err: &(dyn std::error::Error + 'static)) -> bool {
-    if let Some(tls) = err.downcast_ref::<rustls::Error>() {
-        return matches!(tls, rustls::Error::InvalidCertificate(_));
-    }
-    // An I/O error does not name what it wraps as its source, but the source of that.
-    if let Some(inner) = err.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-        return is_untrusted(inner);
-    }
-    err.source().is_some_and(is_untrusted)
-}
-
 fn unreachable(asked: Asked<'_>, err: &(dyn std::error::Error + 'static)) -> Failure {
-    // Trying again does not make a certificate better.
-    if is_untrusted(err) {
-        let hint = "the server's certificate is not trusted: SSL_CERT_FILE names a file with its authority";
-        return failed(asked, ErrorKind::PermissionDenied, "Certificate", &web::chain(err), Some(hint));
+    if web::is_untrusted(err) {
+        return failed(asked, ErrorKind::PermissionDenied, "Certificate", &web::chain(err), Some(web::UNTRUSTED));
     }
     let hint = "check webdav-url and network";
     failed(asked, ErrorKind::Unavailable, "Connection", &web::chain(err), Some(hint))
