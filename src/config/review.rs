@@ -155,7 +155,11 @@ fn of_url(url: &Url, backend: &str, setting: &str, note: &mut Note<'_>) {
         note(setting, "user and password in the URL are ignored", "write credentials as settings of the replica");
     }
     for name in url.query_names() {
-        let known: &[&str] = if backend == "s3" { &S3_PARAMETERS } else { &[] };
+        let known: &[&str] = match backend {
+            "s3" => &S3_PARAMETERS,
+            "gs" => &["endpoint"],
+            _ => &[],
+        };
         if !known.contains(&name.as_str()) {
             let message = format!("query parameter {name:?} is ignored");
             let hint = match nearest(&name, known) {

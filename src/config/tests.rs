@@ -224,3 +224,15 @@ proptest::proptest! {
         let _ = empty_env().expand(&text);
     }
 }
+
+#[test]
+fn another_endpoint_of_google_is_named_by_the_url_alone() {
+    let endpoint = |text: &str| match build_first(text).unwrap().replica.kind {
+        ReplicaKind::Gs(gs) => gs.endpoint,
+        other => panic!("{}", other.name()),
+    };
+    let url = "dbs: [{path: a.db, replica: {url: 'gs://b/p?endpoint=storage-x.p.googleapis.com'}}]";
+    assert_eq!(endpoint(url).as_deref(), Some("https://storage-x.p.googleapis.com"));
+    let key = "endpoint: http://s3.local\ndbs: [{path: a.db, replica: {type: gs, bucket: b, endpoint: http://e}}]";
+    assert_eq!(endpoint(key), None);
+}

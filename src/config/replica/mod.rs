@@ -110,7 +110,7 @@ impl ReplicaKind {
         match self {
             Self::File(f) => format!("file {}", f.path.display()),
             Self::S3(s) => object("s3", s.endpoint.as_deref().unwrap_or("aws"), &s.bucket, &s.path),
-            Self::Gs(s) => object("gs", "", &s.bucket, &s.path),
+            Self::Gs(s) => object("gs", s.endpoint.as_deref().unwrap_or(""), &s.bucket, &s.path),
             Self::Abs(s) => {
                 object("abs", s.endpoint.as_deref().unwrap_or(s.account.as_deref().unwrap_or("")), &s.bucket, &s.path)
             }

@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 pub struct GsSettings {
     /// `STORAGE_EMULATOR_HOST`: where all requests go instead, without credentials. A scheme may be missing (`http`).
     pub emulator: Option<String>,
+    /// `?endpoint=` of the URL, with its scheme: where all requests go instead, with credentials. Ours.
+    pub endpoint: Option<String>,
     /// Name of the bucket.
     pub bucket: String,
     /// Prefix of all names; may be empty.
@@ -149,7 +151,10 @@ fn bucket_and_path(raw: &RawReplica, backend: &str) -> Result<(String, String, S
 pub(super) fn gs(raw: &RawReplica, around: Surroundings<'_>) -> Result<GsSettings> {
     let (_, bucket, path) = bucket_and_path(raw, "gs")?;
     let emulator = around.env.get_nonempty("STORAGE_EMULATOR_HOST").map(str::to_owned);
-    Ok(GsSettings { emulator, bucket, path })
+    // Of the URL alone: a key `endpoint`, which replicas take from the top level, has no effect on this type in 0.5.17,
+    // and may be meant for others.
+    let endpoint = parsed_url(raw)?.and_then(|url| url.query("endpoint")).map(super::s3::with_scheme);
+    Ok(GsSettings { emulator, endpoint, bucket, path })
 }
 
 pub(super) fn abs(raw: &RawReplica, around: Surroundings<'_>) -> Result<AbsSettings> {

@@ -323,7 +323,7 @@ pub(in crate::config) const PARAMETERS: [&str; 15] = [
 ];
 
 /// In a query a bare host means http where it is local, https elsewhere.
-fn with_scheme(endpoint: String) -> String {
+pub(super) fn with_scheme(endpoint: String) -> String {
     if endpoint.starts_with("http://") || endpoint.starts_with("https://") {
         return endpoint;
     }

@@ -55,7 +55,8 @@ impl Api {
             Some(host) => Self { web, base: base(host), login: None },
             None => {
                 let login = Login::new(&settings.bucket)?;
-                Self { web, base: "https://storage.googleapis.com".to_owned(), login: Some(login) }
+                let base = base(settings.endpoint.as_deref().unwrap_or("https://storage.googleapis.com"));
+                Self { web, base, login: Some(login) }
             }
         })
     }
@@ -106,7 +107,7 @@ impl Api {
     }
 }
 
-/// `STORAGE_EMULATOR_HOST` → scheme and authority.
+/// `STORAGE_EMULATOR_HOST`, or another endpoint → scheme and authority.
 fn base(host: &str) -> String {
     let host = host.trim_end_matches('/');
     if host.contains("://") { host.to_owned() } else { format!("http://{host}") }

@@ -124,8 +124,8 @@ impl ReplicaClient for GsClient {
 
     fn location(&self) -> String {
         let base = self.target(self.0.settings.path.trim_matches('/'));
-        let emulator = self.0.settings.emulator.as_deref();
-        emulator.map_or(base.clone(), |emulator| format!("{base}?endpoint={emulator}"))
+        let elsewhere = self.0.settings.emulator.as_deref().or(self.0.settings.endpoint.as_deref());
+        elsewhere.map_or(base.clone(), |elsewhere| format!("{base}?endpoint={elsewhere}"))
     }
 
     fn creates_exclusively(&self) -> bool {
