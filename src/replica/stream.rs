@@ -11,6 +11,8 @@ use futures::TryStreamExt as _;
 use futures::stream::{self, StreamExt};
 
 use super::client::ByteStream;
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
+use super::file::check_size;
 use crate::error::Result;
 use crate::sys::{Begun, File, begin, blocking, read_full_at};
 
@@ -86,6 +88,27 @@ pub(crate) async fn fill(body: &mut ByteStream, rest: &mut Bytes, want: usize) -
         part.extend_from_slice(&rest.split_to(n));
     }
     Ok(part.freeze())
+}
+
+/// How a put begins: what there is of the body so far.
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
+pub(crate) enum Start {
+    /// All of it, as long as was announced.
+    Whole(Bytes),
+    /// As many bytes as were wanted, those that came with them, and what follows.
+    Longer(Bytes, Bytes, ByteStream),
+}
+
+/// Takes `want` bytes from `body`, or all it has if that is fewer.
+#[cfg(any(feature = "web", feature = "nats", feature = "sftp"))]
+pub(crate) async fn start(mut body: ByteStream, want: usize, announced: Option<u64>, target: &str) -> Result<Start> {
+    let mut rest = Bytes::new();
+    let first = fill(&mut body, &mut rest, want).await?;
+    if first.len() >= want {
+        return Ok(Start::Longer(first, rest, body));
+    }
+    check_size(announced, first.len() as u64).map_err(|err| err.at(target))?;
+    Ok(Start::Whole(first))
 }
 
 /// `range` cut to an object of `size` bytes; all of it if there is none.

@@ -12,7 +12,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::super::file::check_size;
 use super::super::stamp::stamp_text;
-use super::super::stream::fill;
+use super::super::stream::{Start, fill, start};
 use super::failure::{Asked, failure};
 use super::{AbsClient, ByteStream, Call, Error, Key, ObjectMeta, Operation, PutOptions, Result, STAMP};
 
@@ -25,19 +25,17 @@ const MAX_BLOCKS: u64 = 50_000;
 /// After so many blocks of a body of unknown length each further block is larger by one step.
 const BLOCKS_PER_STEP: u64 = 10_000;
 
-pub(super) async fn put(abs: &AbsClient, key: &Key, mut body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
+pub(super) async fn put(abs: &AbsClient, key: &Key, body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
     let object = abs.object(key.as_str());
     let upload = Upload { abs, target: abs.target(&object), object, opts };
     let block_bytes = block_bytes(opts.size);
-    let mut rest = Bytes::new();
-    let first = fill(&mut body, &mut rest, block_bytes).await?;
-    let size = if first.len() < block_bytes {
-        let size = first.len() as u64;
-        check_size(opts.size, size).map_err(|e| e.at(&upload.target))?;
-        upload.whole(first).await?;
-        size
-    } else {
-        upload.blocks(first, body, rest, block_bytes).await?
+    let size = match start(body, block_bytes, opts.size, &upload.target).await? {
+        Start::Whole(first) => {
+            let size = first.len() as u64;
+            upload.whole(first).await?;
+            size
+        }
+        Start::Longer(first, rest, body) => upload.blocks(first, body, rest, block_bytes).await?,
     };
     Ok(ObjectMeta { key: key.clone(), size, modified: opts.stamp })
 }

@@ -8,26 +8,24 @@ use serde_json::json;
 use super::super::file::check_size;
 use super::super::requests::Failure;
 use super::super::stamp::stamp_text;
-use super::super::stream::fill;
+use super::super::stream::{Start, fill, start};
 use super::api::Asked;
 use super::{ByteStream, Error, ErrorKind, GsClient, Key, ObjectMeta, Operation, PutOptions, Result, STAMP, web};
 
 /// Bytes per chunk; a multiple of 256 KiB, as the service demands.
 const CHUNK_BYTES: usize = 8 << 20;
 
-pub(super) async fn put(gs: &GsClient, key: &Key, mut body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
+pub(super) async fn put(gs: &GsClient, key: &Key, body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
     let object = gs.object(key.as_str());
     let target = gs.target(&object);
     let upload = Upload { gs, object, target, opts };
-    let mut rest = Bytes::new();
-    let first = fill(&mut body, &mut rest, CHUNK_BYTES).await?;
-    let size = if first.len() < CHUNK_BYTES {
-        let size = first.len() as u64;
-        check_size(opts.size, size).map_err(|e| e.at(&upload.target))?;
-        upload.whole(first).await?;
-        size
-    } else {
-        upload.chunks(first, body, rest).await?
+    let size = match start(body, CHUNK_BYTES, opts.size, &upload.target).await? {
+        Start::Whole(first) => {
+            let size = first.len() as u64;
+            upload.whole(first).await?;
+            size
+        }
+        Start::Longer(first, rest, body) => upload.chunks(first, body, rest).await?,
     };
     Ok(ObjectMeta { key: key.clone(), size, modified: opts.stamp })
 }

@@ -10,7 +10,7 @@ use futures::stream::{FuturesUnordered, StreamExt, TryStreamExt};
 use ring::digest::{Context, SHA256};
 
 use super::super::file::check_size;
-use super::super::stream::fill;
+use super::super::stream::{Start, start};
 use super::connect::Bucket;
 use super::meta::digest_text;
 use super::{
@@ -24,20 +24,18 @@ const DOING: &str = "write object";
 /// Room for what surrounds a payload.
 const ENVELOPE: usize = 1024;
 
-pub(super) async fn put(nats: &NatsClient, key: &Key, mut body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
+pub(super) async fn put(nats: &NatsClient, key: &Key, body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
     let object = nats.object(key.as_str());
     let target = nats.target(&object);
     let new = New { nats, object: &object, target: &target, opts };
-    let mut rest = Bytes::new();
-    let first = fill(&mut body, &mut rest, SMALL).await?;
-    let size = if first.len() < SMALL {
-        let size = first.len() as u64;
-        check_size(opts.size, size).map_err(|e| e.at(&target))?;
-        let call = Call { operation: Operation::Put, kind: "nats", target: &target, objects: 1, bytes: size };
-        nats.0.requests.run(call, |_| Box::pin(new.small(&first))).await?;
-        size
-    } else {
-        Box::pin(new.large(first, rest, body)).await?
+    let size = match start(body, SMALL, opts.size, &target).await? {
+        Start::Whole(first) => {
+            let size = first.len() as u64;
+            let call = Call { operation: Operation::Put, kind: "nats", target: &target, objects: 1, bytes: size };
+            nats.0.requests.run(call, |_| Box::pin(new.small(&first))).await?;
+            size
+        }
+        Start::Longer(first, rest, body) => Box::pin(new.large(first, rest, body)).await?,
     };
     Ok(ObjectMeta { key: key.clone(), size, modified: opts.stamp })
 }

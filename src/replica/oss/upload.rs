@@ -9,7 +9,7 @@ use http::Method;
 
 use super::super::file::check_size;
 use super::super::stamp::stamp_text;
-use super::super::stream::fill;
+use super::super::stream::{Start, fill, start};
 use super::api::{Ask, Asked};
 use super::{
     ByteStream, Error, ErrorKind, Failure, Key, ObjectMeta, Operation, OssClient, PutOptions, Result, STAMP, web, xml,
@@ -49,19 +49,19 @@ fn remember(oss: &OssClient, exclusive: bool) {
     EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner).insert(place, exclusive);
 }
 
-pub(super) async fn put(oss: &OssClient, key: &Key, mut body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
+pub(super) async fn put(oss: &OssClient, key: &Key, body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
     let object = oss.object(key.as_str());
     let target = oss.target(&object);
     let part_bytes = part_bytes(oss.0.settings.part_size_bytes, opts.size).map_err(|e| e.at(&target))?;
-    let mut rest = Bytes::new();
-    let first = fill(&mut body, &mut rest, part_bytes).await?;
-    let size = if first.len() < part_bytes {
-        let size = first.len() as u64;
-        check_size(opts.size, size).map_err(|e| e.at(&target))?;
-        whole(oss, &object, &target, first, opts).await?;
-        size
-    } else {
-        Multipart::begin(oss, &object, &target, opts).await?.send(first, body, rest, part_bytes).await?
+    let size = match start(body, part_bytes, opts.size, &target).await? {
+        Start::Whole(first) => {
+            let size = first.len() as u64;
+            whole(oss, &object, &target, first, opts).await?;
+            size
+        }
+        Start::Longer(first, rest, body) => {
+            Multipart::begin(oss, &object, &target, opts).await?.send(first, body, rest, part_bytes).await?
+        }
     };
     Ok(ObjectMeta { key: key.clone(), size, modified: opts.stamp })
 }

@@ -48,7 +48,6 @@ use tokio::sync::OnceCell;
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
 use super::requests::{Call, Failure, Operation, RequestStats, Requests};
 use super::stamp::stamp_text;
-use super::stream::fill;
 use crate::config::{Encryption, S3Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::World;

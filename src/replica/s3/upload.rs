@@ -11,11 +11,13 @@ use aws_sdk_s3::types::{
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 
+use super::super::file::check_size;
+use super::super::stream::{Start, fill, start};
 use super::failure::{Asked, failure};
 use super::vendor::PART_BYTES;
 use super::{
     ByteStream, Call, Encryption, Error, ErrorKind, Failure, Key, ObjectMeta, Operation, PutOptions, Result, S3Client,
-    STAMP, SseC, fill, stamp_text,
+    STAMP, SseC, stamp_text,
 };
 
 /// A request that makes an object, in one piece or in parts: stamp, storage class, encryption.
@@ -57,19 +59,19 @@ fn remember(s3: &S3Client, exclusive: bool) {
     EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner).insert(place(s3), exclusive);
 }
 
-pub(super) async fn put(s3: &S3Client, key: &Key, mut body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
+pub(super) async fn put(s3: &S3Client, key: &Key, body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
     let object = s3.object(key.as_str());
     let target = s3.target(&object);
     let part_bytes = part_bytes(s3, opts.size).map_err(|e| e.at(&target))?;
-    let mut rest = Bytes::new();
-    let first = fill(&mut body, &mut rest, part_bytes).await?;
-    let size = if first.len() < part_bytes {
-        check_size(&target, opts.size, first.len() as u64)?;
-        let size = first.len() as u64;
-        put_whole(s3, &object, &target, first, opts).await?;
-        size
-    } else {
-        Multipart::begin(s3, &object, &target, opts).await?.send(first, body, rest, part_bytes).await?
+    let size = match start(body, part_bytes, opts.size, &target).await? {
+        Start::Whole(first) => {
+            let size = first.len() as u64;
+            put_whole(s3, &object, &target, first, opts).await?;
+            size
+        }
+        Start::Longer(first, rest, body) => {
+            Multipart::begin(s3, &object, &target, opts).await?.send(first, body, rest, part_bytes).await?
+        }
     };
     Ok(ObjectMeta { key: key.clone(), size, modified: opts.stamp })
 }
@@ -83,16 +85,6 @@ fn part_bytes(s3: &S3Client, size: Option<u64>) -> Result<usize> {
     }
     let needed = size.map_or(0, |size| size.div_ceil(MAX_PARTS));
     usize::try_from(configured.max(needed)).map_err(|e| Error::invalid("s3: part size").caused_by(e))
-}
-
-fn check_size(target: &str, said: Option<u64>, came: u64) -> Result<()> {
-    match said {
-        Some(said) if said != came => {
-            let text = format!("body has {came} bytes, {said} were announced");
-            Err(Error::corrupt("s3: write object").at(target).caused_by(text))
-        }
-        _ => Ok(()),
-    }
 }
 
 async fn put_whole(s3: &S3Client, object: &str, target: &str, bytes: Bytes, opts: PutOptions) -> Result<()> {
@@ -274,7 +266,7 @@ impl Multipart {
         while let Some(part) = flying.next().await {
             done.push(part?);
         }
-        check_size(&self.target, self.opts.size, size)?;
+        check_size(self.opts.size, size).map_err(|err| err.at(&self.target))?;
         done.sort_unstable_by_key(CompletedPart::part_number);
         Ok((done, size))
     }

@@ -20,7 +20,7 @@ use futures::future::join3;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::super::file::check_size;
-use super::super::stream::fill;
+use super::super::stream::{Start, start};
 use super::super::tree::{is_stale, temp_path};
 use super::session::{Handle, Problem, Session};
 use super::wire::{self, Request, Status};
@@ -35,23 +35,21 @@ const SMALL: usize = 1 << 20;
 const WRITE_DEADLINE: Duration = Duration::from_secs(60);
 const DOING: &str = "write object";
 
-pub(super) async fn put(sftp: &SftpClient, key: &Key, mut body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
+pub(super) async fn put(sftp: &SftpClient, key: &Key, body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
     if key.name().ends_with(TEMP_SUFFIX) {
         return Err(Error::invalid(format!("object name is reserved: {key}")));
     }
     let path = sftp.path(key);
     let target = sftp.target(&path);
     let new = New { sftp, path: &path, target: &target, opts };
-    let mut rest = Bytes::new();
-    let first = fill(&mut body, &mut rest, SMALL).await?;
-    let size = if first.len() < SMALL {
-        let size = first.len() as u64;
-        check_size(opts.size, size).map_err(|e| e.at(&target))?;
-        let call = Call { operation: Operation::Put, kind: "sftp", target: &target, objects: 1, bytes: size };
-        sftp.0.requests.run(call, |_| new.small(&first)).await?;
-        size
-    } else {
-        new.large(first, rest, body).await?
+    let size = match start(body, SMALL, opts.size, &target).await? {
+        Start::Whole(first) => {
+            let size = first.len() as u64;
+            let call = Call { operation: Operation::Put, kind: "sftp", target: &target, objects: 1, bytes: size };
+            sftp.0.requests.run(call, |_| new.small(&first)).await?;
+            size
+        }
+        Start::Longer(first, rest, body) => new.large(first, rest, body).await?,
     };
     sweep(sftp).await;
     Ok(ObjectMeta { key: key.clone(), size, modified: opts.stamp })

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 
 use super::super::file::check_size;
-use super::super::stream::{fill, of_file};
+use super::super::stream::{Start, of_file, start};
 use super::super::tree::temp_path;
 use super::{
     Asked, Body, BoxError, ByteStream, Call, Error, ErrorKind, Failure, Key, MAX_MADE, ObjectMeta, Operation,
@@ -66,22 +66,21 @@ fn streamed(body: ByteStream, broke: Broke) -> Body {
     StreamBody::new(frames).boxed_unsync()
 }
 
-pub(super) async fn put(dav: &WebdavClient, key: &Key, mut body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
+pub(super) async fn put(dav: &WebdavClient, key: &Key, body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
     if key.name().ends_with(TEMP_SUFFIX) {
         return Err(Error::invalid(format!("object name is reserved: {key}")));
     }
     let path = dav.path(key.as_str());
     let target = dav.url(&path);
     let new = New { dav, path: &path, target: &target, opts };
-    let mut rest = Bytes::new();
-    let first = fill(&mut body, &mut rest, SMALL).await?;
-    let size = if first.len() < SMALL {
-        new.kept(Kept::Memory(first)).await?
-    } else {
-        let body: ByteStream = stream::iter([Ok(first), Ok(rest)]).chain(body).boxed();
-        match opts.size {
-            Some(size) => new.streamed(body, size).await?,
-            None => new.kept(spool(&dav.0.world, &dav.0.settings.spool, body).await?).await?,
+    let size = match start(body, SMALL, opts.size, &target).await? {
+        Start::Whole(first) => new.kept(Kept::Memory(first)).await?,
+        Start::Longer(first, rest, body) => {
+            let body: ByteStream = stream::iter([Ok(first), Ok(rest)]).chain(body).boxed();
+            match opts.size {
+                Some(size) => new.streamed(body, size).await?,
+                None => new.kept(spool(&dav.0.world, &dav.0.settings.spool, body).await?).await?,
+            }
         }
     };
     sweep(dav).await;
