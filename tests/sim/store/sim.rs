@@ -64,6 +64,8 @@ pub(super) struct Sim {
     stopped: Cell<bool>,
     /// The clock was set: times say nothing about order any more.
     pub(super) clock_was_set: Cell<bool>,
+    /// For each site whether it has lost what it acknowledged, and nobody looked since.
+    pub(super) lossy: Vec<Cell<bool>>,
     /// For each site when its first snapshot was made.
     pub(super) first_snapshot: Vec<Cell<Option<Timestamp>>>,
     interruptions: Cell<u32>,
@@ -112,6 +114,7 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
         rival: RefCell::default(),
         other_app: RefCell::new(other_app),
         acked: sites.iter().map(|_| Cell::new(0)).collect(),
+        lossy: sites.iter().map(|_| Cell::new(false)).collect(),
         first_snapshot: sites.iter().map(|_| Cell::new(None)).collect(),
         sites,
         book: RefCell::default(),
@@ -309,7 +312,6 @@ impl Sim {
             Act::PowerCut(_) => self.power_cut(&mut rng).await,
             Act::Fault(_) => {
                 self.ensure_daemon().await;
-                // A file of ours that reads otherwise than it was written is uploaded as it reads: known, and open.
                 let fault = draw_fault(&mut rng);
                 self.say(|| format!("  {fault:?}"));
                 self.disk.lock().faults.push(fault);
@@ -344,6 +346,7 @@ impl Sim {
                 self.disk.lock().wall_ms += step / rng.pick(&[1, 1000]);
             }
             Act::Rival(_) => self.rival_acts(&mut rng).await,
+            Act::LoseObjects(_) => self.lose_objects(&mut rng),
             Act::LoseState(_) => {
                 self.stop().await;
                 let mut inner = self.disk.lock();
@@ -587,6 +590,35 @@ impl Sim {
         self.stop().await;
     }
 
+    /// A store loses objects for good. Nothing is asked of that target until a start has looked at it.
+    fn lose_objects(&self, rng: &mut Rng) {
+        for (n, site) in self.sites.iter().enumerate() {
+            let Site::Bucket(bucket) = site else { continue };
+            let lost = bucket.lose(rng, 3);
+            self.say(|| format!("  site {n} has lost {lost:?}"));
+            self.lossy[n].set(self.lossy[n].get() || !lost.is_empty());
+        }
+    }
+
+    /// Whatever stores have lost: a start finds out, and leads to the present again. What was there before may be
+    /// gone for good, and moments before this one with it.
+    async fn find_losses(&self) {
+        if !self.lossy.iter().any(Cell::get) {
+            return;
+        }
+        self.stop().await;
+        self.ensure_daemon().await;
+        if let Err(text) = self.catch_up().await {
+            return self.violate("I7 live", format!("after a store has lost objects a sync fails: {text}"));
+        }
+        let now = self.disk.wall();
+        for (lossy, first) in self.lossy.iter().zip(&self.first_snapshot) {
+            if lossy.replace(false) {
+                first.set(Some(now));
+            }
+        }
+    }
+
     async fn kill(&self, rng: &mut Rng) {
         self.ensure_daemon().await;
         let bucket = self.buckets().nth(rng.index(self.sites.len()));
@@ -669,6 +701,7 @@ impl Sim {
             self.stop().await;
         }
         self.ensure_daemon().await;
+        self.find_losses().await;
         if let Err(text) = self.catch_up().await {
             return self.violate("I7 live", format!("with all faults gone a sync still fails: {text}"));
         }

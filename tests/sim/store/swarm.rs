@@ -39,6 +39,8 @@ pub(crate) struct StoreSwarm {
     pub(crate) clock_steps: bool,
     pub(crate) lost_state: bool,
     pub(crate) rival: Option<Rival>,
+    /// Stores lose what they have acknowledged.
+    pub(crate) forgetful: bool,
 }
 
 /// Something that happens. The number seeds whatever is left to chance in it.
@@ -80,6 +82,8 @@ pub(crate) enum Act {
     LoseState(u64),
     /// The other program does something.
     Rival(u64),
+    /// A store loses some of what it has acknowledged.
+    LoseObjects(u64),
 }
 
 impl Act {
@@ -102,7 +106,8 @@ impl Act {
             | Self::Outage(s)
             | Self::Clock(s)
             | Self::LoseState(s)
-            | Self::Rival(s) => s,
+            | Self::Rival(s)
+            | Self::LoseObjects(s) => s,
         }
     }
 }
@@ -154,6 +159,7 @@ impl StoreSwarm {
             clock_steps: rng.permille(200),
             lost_state: rng.permille(300),
             rival,
+            forgetful: rng.permille(120) && rival.is_none(),
         }
     }
 }
@@ -183,6 +189,7 @@ pub(crate) fn acts(seed: u64, swarm: &StoreSwarm) -> Vec<Act> {
             86..88 if swarm.clock_steps => Act::Clock(s),
             88..91 if swarm.lost_state => Act::LoseState(s),
             91..96 if swarm.rival.is_some() => Act::Rival(s),
+            91..94 if swarm.forgetful => Act::LoseObjects(s),
             91..94 if base.foreign => Act::Foreign(s),
             _ => Act::App(s),
         });
