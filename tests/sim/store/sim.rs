@@ -13,6 +13,7 @@ use litestream::types::{Timestamp, Txid};
 use super::book::{Book, Broken};
 use super::bucket::Bucket;
 use super::daemon::{Daemon, Place};
+use super::follower::Follower;
 use super::manners::{Lies, Manners};
 use super::site::{Kind, Site};
 use super::steps;
@@ -42,6 +43,7 @@ pub(crate) struct StoreOutcome {
     pub(crate) restores: u64,
     pub(crate) failed_restores: u64,
     pub(crate) points: u64,
+    pub(crate) looks: u64,
     pub(crate) unchecked: u64,
     pub(crate) simulated_seconds: u64,
 }
@@ -55,6 +57,9 @@ pub(super) struct Sim {
     rival: RefCell<Option<Daemon>>,
     /// Of the other database.
     other_app: RefCell<Option<App>>,
+    pub(super) follower: RefCell<Option<Follower>>,
+    /// The newest state that a reader of the follower's database has seen.
+    pub(super) followed: Cell<usize>,
     pub(super) sites: Vec<Site>,
     pub(super) book: RefCell<Book>,
     /// For each site the newest state that was acknowledged.
@@ -94,6 +99,7 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
         app
     });
     disk.lock().mkdir_all(Path::new("/restore"));
+    disk.lock().mkdir_all(Path::new("/follow"));
     disk.lock().sync_all();
     let names = ["first", "second", "third"];
     let sites: Vec<Site> = swarm
@@ -113,6 +119,8 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
         daemon: RefCell::default(),
         rival: RefCell::default(),
         other_app: RefCell::new(other_app),
+        follower: RefCell::default(),
+        followed: Cell::new(0),
         acked: sites.iter().map(|_| Cell::new(0)).collect(),
         lossy: sites.iter().map(|_| Cell::new(false)).collect(),
         first_snapshot: sites.iter().map(|_| Cell::new(None)).collect(),
@@ -127,7 +135,7 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
         verbose,
         disk: Arc::clone(&disk),
     });
-    if swarm.base.interleave > 0 {
+    if swarm.base.interleave > 0 || swarm.followed {
         let weak = Rc::downgrade(&sim);
         set_hook(Some(Rc::new(move |proc, op, _| {
             if let Some(sim) = weak.upgrade() {
@@ -148,7 +156,7 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
     for proc in Proc::ALL {
         disk.lock().end(proc);
     }
-    drop((sim.daemon.take(), sim.rival.take()));
+    drop((sim.daemon.take(), sim.rival.take(), sim.follower.take()));
     drop(runtime);
     steps::uninstall();
     for app in [&sim.app, &sim.foreign] {
@@ -217,7 +225,13 @@ impl Sim {
 
     /// Somebody else's turn in the middle of an operation of the program.
     fn interrupt(&self, proc: Proc, op: Op) {
-        if self.stopped.get() || proc != Proc::Engine {
+        if self.stopped.get() {
+            return;
+        }
+        if proc == Proc::Rival && self.swarm.followed && self.schedule.borrow_mut().permille(40) {
+            return self.look_at_followed();
+        }
+        if proc != Proc::Engine {
             return;
         }
         let odds = self.swarm.base.interleave * if op == Op::Pause { 10 } else { 1 };
@@ -347,6 +361,7 @@ impl Sim {
             }
             Act::Rival(_) => self.rival_acts(&mut rng).await,
             Act::LoseObjects(_) => self.lose_objects(&mut rng),
+            Act::Follow(_) => self.follow_for_a_while(&mut rng).await,
             Act::LoseState(_) => {
                 self.stop().await;
                 let mut inner = self.disk.lock();
@@ -369,7 +384,7 @@ impl Sim {
         }
     }
 
-    async fn ensure_daemon(&self) -> Option<Daemon> {
+    pub(super) async fn ensure_daemon(&self) -> Option<Daemon> {
         if self.stopped.get() {
             return None;
         }
@@ -400,7 +415,7 @@ impl Sim {
     }
 
     /// Time passes in `rounds`, and the application works. Ends early when the daemon dies.
-    async fn live(&self, rng: &mut Rng, rounds: u64, max_ms: u64) {
+    pub(super) async fn live(&self, rng: &mut Rng, rounds: u64, max_ms: u64) {
         for _ in 0..rounds {
             if self.is_dead() || self.stopped.get() {
                 return;
@@ -657,6 +672,7 @@ impl Sim {
                 inner.power_off();
             }
         }
+        self.kill_follower();
         self.bury().await;
         let apps = [&self.app, &self.foreign];
         let bury = || {
@@ -718,6 +734,7 @@ impl Sim {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         self.exactly_now("after one more commit, by itself").await;
+        self.follower_catches_up().await;
         self.stop().await;
         if let Err(text) = self.app.borrow_mut().check() {
             return self.violate("I6 harmless", format!("integrity check of the source: {text}"));

@@ -41,6 +41,8 @@ pub(crate) struct StoreSwarm {
     pub(crate) rival: Option<Rival>,
     /// Stores lose what they have acknowledged.
     pub(crate) forgetful: bool,
+    /// Somebody follows the first target.
+    pub(crate) followed: bool,
 }
 
 /// Something that happens. The number seeds whatever is left to chance in it.
@@ -84,6 +86,8 @@ pub(crate) enum Act {
     Rival(u64),
     /// A store loses some of what it has acknowledged.
     LoseObjects(u64),
+    /// Somebody follows the first target.
+    Follow(u64),
 }
 
 impl Act {
@@ -107,7 +111,8 @@ impl Act {
             | Self::Clock(s)
             | Self::LoseState(s)
             | Self::Rival(s)
-            | Self::LoseObjects(s) => s,
+            | Self::LoseObjects(s)
+            | Self::Follow(s) => s,
         }
     }
 }
@@ -160,6 +165,7 @@ impl StoreSwarm {
             lost_state: rng.permille(300),
             rival,
             forgetful: rng.permille(120) && rival.is_none(),
+            followed: rng.permille(200) && rival.is_none(),
         }
     }
 }
@@ -190,6 +196,7 @@ pub(crate) fn acts(seed: u64, swarm: &StoreSwarm) -> Vec<Act> {
             88..91 if swarm.lost_state => Act::LoseState(s),
             91..96 if swarm.rival.is_some() => Act::Rival(s),
             91..94 if swarm.forgetful => Act::LoseObjects(s),
+            94..100 if swarm.followed => Act::Follow(s),
             91..94 if base.foreign => Act::Foreign(s),
             _ => Act::App(s),
         });
