@@ -39,7 +39,7 @@ pub(crate) struct StoreSwarm {
     pub(crate) clock_steps: bool,
     pub(crate) lost_state: bool,
     pub(crate) rival: Option<Rival>,
-    /// Stores lose what they have acknowledged.
+    /// Stores lose what they have acknowledged. Not where local state is lost too: then nobody knows what there was.
     pub(crate) forgetful: bool,
     /// Somebody follows the first target.
     pub(crate) followed: bool,
@@ -146,6 +146,7 @@ impl StoreSwarm {
             (Some(_), false) => &[None, Some(20), Some(300)],
             (Some(_), true) => &[None, Some(300)],
         };
+        let lost_state = rng.permille(300);
         Self {
             base,
             sites: sites.to_vec(),
@@ -162,9 +163,9 @@ impl StoreSwarm {
             max_files: rng.pick(&[None, None, Some(1), Some(3)]),
             preemption: rng.pick(&[0, 0, 5, 50]),
             clock_steps: rng.permille(200),
-            lost_state: rng.permille(300),
+            lost_state,
             rival,
-            forgetful: rng.permille(120) && rival.is_none(),
+            forgetful: rng.permille(150) && rival.is_none() && !lost_state,
             followed: rng.permille(200) && rival.is_none(),
         }
     }
