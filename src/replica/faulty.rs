@@ -74,6 +74,11 @@ impl Faulty {
         self.state().faults.entry(op).or_default().push_back(fault);
     }
 
+    /// Nothing fails any more.
+    pub fn forget_faults(&self) {
+        self.state().faults.clear();
+    }
+
     /// How often `op` was called.
     #[must_use]
     pub fn calls(&self, op: Op) -> u64 {

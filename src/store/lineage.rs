@@ -89,7 +89,8 @@ pub(super) async fn kinship(database: &Database, target: &Target) -> Result<Kins
     if mutant("store-other-history-ignored") {
         return Ok(Kinship::Unknown(Some(txid)));
     }
-    let Some(local) = local_header(database, TxidRange::single(txid)).await? else {
+    let own = TxidRange::single(txid);
+    let Some(local) = healed(database, own, local_header(database, own).await).await? else {
         return Ok(Kinship::Unknown(Some(txid)));
     };
     let Some(remote) = remote_header(target.replica(), &newest).await? else { return Ok(Kinship::Unreadable(txid)) };
@@ -97,14 +98,14 @@ pub(super) async fn kinship(database: &Database, target: &Target) -> Result<Kins
         return Ok(Kinship::Same(txid));
     }
     // Before somebody else is accused, the whole local file is looked at: headers alone carry no checksum.
-    let again = verified_header(database, TxidRange::single(txid)).await?;
+    let again = healed(database, own, verified_header(database, own).await).await?;
     let same = again.is_some_and(|local| same_end(&local, newest.level, &remote));
     Ok(if same { Kinship::Same(txid) } else { Kinship::Other(txid) })
 }
 
 /// The header of a file of the target; `None` if it is damaged. An answer that is cut short looks like damage,
 /// but not again and again.
-async fn remote_header(replica: &Replica, file: &FileInfo) -> Result<Option<Header>> {
+pub(super) async fn remote_header(replica: &Replica, file: &FileInfo) -> Result<Option<Header>> {
     for wait in READ_AGAIN.map(Some).into_iter().chain([None]) {
         match (replica.header(file.level, file.txids).await, wait) {
             (Err(err), Some(wait)) if err.kind() == ErrorKind::Corrupt => tokio::time::sleep(wait).await,
@@ -128,8 +129,14 @@ fn same_end(local: &Header, level: Level, remote: &Header) -> bool {
 /// Before the first upload after a start: if the target's newest transaction is not the local one of
 /// that TXID, or nobody can tell, local state is taken for another history and given up. Returns whether it was.
 pub(super) async fn give_up_other_history(database: &Database, target: &Target) -> Result<bool> {
-    let txid = match kinship(database, target).await? {
+    let found = match kinship(database, target).await {
+        // Local files that were damaged are given up by now.
+        Err(err) if err.kind() == ErrorKind::Changed => kinship(database, target).await,
+        other => other,
+    };
+    let txid = match found? {
         Kinship::Same(_) | Kinship::Unknown(_) => return Ok(false),
+        Kinship::Unreadable(_) if mutant("store-unreadable-continued") => return Ok(false),
         Kinship::Other(txid) | Kinship::Unreadable(txid) => txid,
     };
     warn!(system = "store", db = %database.name(), replica = target.replica().kind(),
@@ -157,6 +164,16 @@ pub(super) async fn verified_header(database: &Database, txids: TxidRange) -> Re
         checked.map(Some).map_err(|e| e.at(path.display()))
     })
     .await
+}
+
+/// Passes on what was read of a local L0 file, unless that is damaged: see [`give_up_if_damaged`].
+async fn healed<T>(database: &Database, txids: TxidRange, read: Result<T>) -> Result<T> {
+    match read {
+        Err(err) if err.kind() == ErrorKind::Corrupt && !mutant("store-damage-stays") => {
+            Err(give_up_if_damaged(database, txids, err).await)
+        }
+        other => other,
+    }
 }
 
 /// What is to be done about a local L0 file that could not be used because of `err`: if it is damaged, all local

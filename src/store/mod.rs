@@ -13,6 +13,7 @@
 //! 7. Closing syncs and uploads what is left, for as long as the settings say.
 
 mod agenda;
+mod ahead;
 mod config;
 mod database;
 mod health;
@@ -26,6 +27,7 @@ mod recover;
 mod registry;
 mod retry;
 mod shutdown;
+mod staged;
 mod target;
 mod upkeep;
 mod watcher;
@@ -70,6 +72,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     pool: Arc<Pool>,
     outages: Arc<Outages>,
+    /// Whether final syncs are tried once only.
+    hurried: AtomicBool,
     /// Whether databases that are opened are followed.
     started: AtomicBool,
     /// Requests that must be ended before the program may.
@@ -102,6 +106,7 @@ impl Store {
             metrics,
             pool: Arc::new(Pool::new(cores.max(2))),
             outages: Arc::default(),
+            hurried: AtomicBool::new(false),
             started: AtomicBool::new(false),
             work: TaskTracker::new(),
             interrupt: CancellationToken::new(),
@@ -144,15 +149,15 @@ impl Store {
         });
     }
 
-    /// Syncs every database once, in order. After a failure the final syncs are tried once only: nobody waits
-    /// for what just failed to pass.
+    /// Syncs every database once, in order. After a failure [`Store::close`] tries the final syncs once only:
+    /// nobody waits for what just failed to pass.
     ///
     /// # Errors
     /// The first failure, with what was being done.
     pub async fn run_once(&self, force_snapshot: bool, enforce_retention: bool) -> Result<()> {
         let done = self.sync_each(force_snapshot, enforce_retention).await;
         if done.is_err() {
-            self.set_shutdown(ShutdownPolicy { timeout: Duration::ZERO, ..self.shared.shutdown() });
+            self.shared.hurried.store(true, Ordering::Release);
         }
         done
     }
@@ -188,7 +193,11 @@ impl Store {
         let entries = shared.registry.close();
         shared.work.close();
         let closing = async {
-            shutdown::close_all(&shared.world, &entries, shared.shutdown(), &interrupt).await;
+            let mut policy = shared.shutdown();
+            if shared.hurried.load(Ordering::Acquire) {
+                policy.timeout = Duration::ZERO;
+            }
+            shutdown::close_all(&shared.world, &entries, policy, &interrupt).await;
             shared.work.wait().await;
         };
         let cut = async {

@@ -1,8 +1,6 @@
 //! One target of a database: uploads L0 files in order.
 
-use std::io::BufWriter;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -11,16 +9,18 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::ahead::Ahead;
 use super::config::TargetConfig;
 use super::database::Database;
 use super::lineage::{self, Kinship};
 use super::retry::{Outages, Retry};
+use super::staged::Staged;
 use crate::compaction::{Compactor, Cure, Limits, Manifest, SharedManifest, cure, gaps};
 use crate::db::SnapshotInfo;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ltx::{self, FileWriter, Header};
+use crate::ltx::{self, Header};
 use crate::replica::{FileInfo, Replica, Stamps};
-use crate::sys::{Fs, LogLimiter, Modes, OpenMode, Publisher, blocking, mutant, unique_temp_path};
+use crate::sys::{LogLimiter, OpenMode, blocking, mutant};
 use crate::types::{Level, PageSize, Timestamp, Txid, TxidRange};
 use crate::wal::WalHeader;
 
@@ -44,6 +44,8 @@ pub(super) struct Target {
     ready: AtomicBool,
     /// See [`Target::shared_until`]; 0 = nothing.
     shared_until: AtomicU64,
+    /// A snapshot of ours that others could still follow.
+    ahead: Ahead,
     /// Set once somebody else was found to write to it. From then on nothing is: see [`lineage`].
     rival: OnceLock<Txid>,
 }
@@ -104,6 +106,7 @@ impl Target {
             manifest: SharedManifest::new(),
             ready: AtomicBool::new(false),
             shared_until: AtomicU64::new(0),
+            ahead: Ahead::default(),
             rival: OnceLock::new(),
         }
     }
@@ -128,12 +131,17 @@ impl Target {
         if mutant("store-local-files-trusted") {
             return Txid::new(u64::MAX);
         }
+        self.known_ours()
+    }
+
+    fn known_ours(&self) -> Option<Txid> {
         Txid::new(self.shared_until.load(Ordering::Acquire))
     }
 
     /// The target has the local file of this TXID, and with it all local files before.
     fn is_there(&self, txid: Txid) {
         self.shared_until.fetch_max(txid.get(), Ordering::AcqRel);
+        self.ahead.reached(txid);
     }
 
     /// Refuses a target that has another writer.
@@ -167,7 +175,10 @@ impl Target {
 
     async fn pass(&self, database: &Database, limit: Option<NonZeroUsize>, surely: bool) -> Result<Pass> {
         let mut known = self.state.lock().await;
-        self.check_ours()?;
+        if let Err(err) = self.check_ours() {
+            self.ahead.take_back(database, self, self.known_ours()).await;
+            return Err(err);
+        }
         let Some(local) = database.seen().position else {
             return Err(Error::new(ErrorKind::NotFound, "no position, waiting for data"));
         };
@@ -204,6 +215,9 @@ impl Target {
             Err(err) => {
                 self.manifest.forget();
                 database.health().lost_track(&database.world, self.n);
+                if self.rival.get().is_some() {
+                    self.ahead.take_back(database, self, self.known_ours()).await;
+                }
                 Err(err)
             }
         }
@@ -282,7 +296,7 @@ impl Target {
             (chain, manifest.iter().max_by_key(key).copied())
         };
         let (chain, newest) = self.manifest.read(self.replica(), ends).await?;
-        let known = kinship.txid().max(Txid::new(self.shared_until.load(Ordering::Acquire)));
+        let known = kinship.txid().max(self.known_ours());
         if chain.map(|file| file.txids.max()) > known {
             return Err(Error::new(ErrorKind::Changed, "replica changed while it was looked at"));
         }
@@ -478,12 +492,16 @@ impl Target {
 
     /// Writes a snapshot of the present state to level 9.
     ///
-    /// It may hold what was not uploaded yet, so it is made sure before that nobody else has come.
+    /// It may hold what was not uploaded yet, so it is made sure before that nobody else has come, and it is taken
+    /// back if somebody comes before that is uploaded.
     async fn snapshot(&self, database: &Database) -> Result<(SnapshotInfo, Moment)> {
         let staged = Staged::write(database, self.newest_snapshot().await?).await?;
         let snapshot = staged.snapshot;
         self.manifest.forget();
         let (_, proven) = self.check_alone(database, snapshot.txids.max()).await?;
+        if self.known_ours() < Some(snapshot.txids.max()) {
+            self.ahead.put(staged.header().await?);
+        }
         log_snapshot(database, &self.put_snapshot(database, staged).await?);
         Ok((snapshot, proven))
     }
@@ -492,10 +510,9 @@ impl Target {
     async fn newest_snapshot(&self) -> Result<Option<(Txid, Timestamp)>> {
         let newest = |manifest: &Manifest| manifest.level(Level::SNAPSHOT).last().copied();
         let Some(newest) = self.manifest.read(self.replica(), newest).await? else { return Ok(None) };
-        match self.replica().header(newest.level, newest.txids).await {
-            Ok(header) => Ok(Some((newest.txids.max(), header.timestamp))),
-            Err(err) if matches!(err.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(None),
-            Err(err) => Err(err),
+        match lineage::remote_header(self.replica(), &newest).await {
+            Err(err) if err.kind() != ErrorKind::NotFound => Err(err),
+            header => Ok(header.ok().flatten().map(|header| (newest.txids.max(), header.timestamp))),
         }
     }
 
@@ -509,54 +526,6 @@ impl Target {
 
 fn log_snapshot(database: &Database, info: &FileInfo) {
     info!(system = "store", db = %database.name(), txid = %info.txids.max(), size = info.size, "snapshot complete");
-}
-
-/// A snapshot in a local file, so that a slow store holds up nothing but itself. The file goes with
-/// this.
-#[derive(Debug)]
-struct Staged {
-    snapshot: SnapshotInfo,
-    path: PathBuf,
-    modes: Modes,
-    fs: Arc<dyn Fs>,
-}
-
-impl Staged {
-    /// One of the same transaction as `before` keeps its time: it will replace it, and what could be restored from
-    /// that moment on still can be.
-    async fn write(database: &Database, before: Option<(Txid, Timestamp)>) -> Result<Self> {
-        let (mut reader, position, modes, meta) = database
-            .with_db(move |db| {
-                let mut reader = db.begin_snapshot()?;
-                if let Some((_, time)) = before.filter(|(txid, _)| *txid == reader.txid())
-                    && !mutant("store-snapshot-dated-anew")
-                {
-                    reader.date_from(time);
-                }
-                Ok((reader, db.position(), db.modes().unwrap_or_default(), db.config().meta_path.clone()))
-            })
-            .await?;
-        // It synced first, which may have brought new files.
-        database.note_position(position);
-        let world = database.world.clone();
-        blocking(move || {
-            // Several targets may be at it at the same time.
-            let path = unique_temp_path(world.random.as_ref(), &meta.join("snapshot.ltx"));
-            world.fs.create_dir_all(&meta, modes.dir)?;
-            let publisher = Publisher::create_as(world.fs.as_ref(), path.clone(), &path, modes.file)?;
-            let snapshot = reader.write(BufWriter::with_capacity(1 << 20, FileWriter::new(publisher.file())))?;
-            drop(reader);
-            let path = publisher.seal()?;
-            Ok(Self { snapshot, path, modes, fs: world.fs.clone() })
-        })
-        .await
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        let _ = self.fs.remove_file(&self.path);
-    }
 }
 
 /// Whether a local L0 file holds every page of the database.

@@ -1,9 +1,10 @@
 //! Local state or replica content that is gone, or another's: replication is whole again without help,
 //! and TXIDs never fall below what the replica holds.
 
-use litestream::replica::faulty::Op;
+use litestream::error::ErrorKind;
+use litestream::replica::faulty::{Fault, Op};
 use litestream::restore::Target;
-use litestream::types::Txid;
+use litestream::types::{Txid, TxidRange};
 
 use super::support::{Remote, Source, close};
 
@@ -182,6 +183,31 @@ async fn a_damaged_local_file_is_not_uploaded() {
     }
 }
 
+/// W10: nor does one that was uploaded before stop everything, when the replica is compared with it after an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_local_file_that_was_uploaded_is_given_up_too() {
+    for at in [2, 30] {
+        let (source, remote) = (Source::new(1), Remote::new());
+        source.replicate_once(&remote).await.unwrap();
+        let store = source.store(&remote).await;
+        let managed = store.find(&source.path()).unwrap();
+        managed.sync(true, None).await.unwrap();
+        source.insert(1..3);
+        managed.sync(true, None).await.unwrap();
+        let path = source.meta().join(format!("ltx/0/{:016x}-{:016x}.ltx", 2, 2));
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at] ^= 4;
+        std::fs::write(&path, bytes).unwrap();
+        source.insert(3..5);
+        remote.client.push(Op::Put, Fault::Refuse(ErrorKind::Unavailable));
+        managed.sync(true, None).await.unwrap_err();
+        let _ = managed.sync(true, None).await;
+        managed.sync(true, None).await.unwrap();
+        assert_eq!(remote.latest().await, source.rows(), "byte {at}");
+        close(store).await;
+    }
+}
+
 /// W9: a snapshot that replaces one of the same transaction takes over its time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forced_snapshot_hides_no_earlier_moment() {
@@ -195,4 +221,25 @@ async fn a_forced_snapshot_hides_no_earlier_moment() {
     close(store).await;
     assert_eq!(remote.level(9).await, [(1, 1)]);
     assert_eq!(remote.restored(Target::Before(moment)).await.unwrap(), source.rows());
+}
+
+/// A snapshot that reads otherwise than it was written is not put either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_is_refused_at_every_level() {
+    let (source, remote) = (Source::new(3), Remote::new());
+    source.replicate_once(&Remote::new()).await.unwrap();
+    let path = source.meta().join(format!("ltx/0/{:016x}-{:016x}.ltx", 1, 1));
+    let whole = std::fs::read(&path).unwrap();
+    let world = litestream::sys::World::system();
+    for level in litestream::types::Level::all() {
+        for at in [30, 150, whole.len() - 20, whole.len() - 3] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            let put = remote.replica.put_local(level, TxidRange::single(Txid::FIRST), &world, &path, None).await;
+            assert_eq!(put.unwrap_err().kind(), ErrorKind::Corrupt, "level {level}, byte {at}");
+        }
+        std::fs::write(&path, &whole).unwrap();
+        remote.replica.put_local(level, TxidRange::single(Txid::FIRST), &world, &path, None).await.unwrap();
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use litestream::error::ErrorKind;
+use litestream::replica::faulty::{Fault, Op};
 use litestream::store::RunState;
 
 use super::support::{Remote, Source, close, open};
@@ -112,4 +113,18 @@ async fn after_the_end_nothing_comes_and_nothing_starts() {
     assert_eq!(db.start(Some(LONG)).await.unwrap_err().kind(), ErrorKind::Cancelled);
     let other = Source::new(1);
     assert_eq!(store.register(other.config(&Remote::new())).await.unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+/// Only the end of the store is hurried by a run that failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_stopped_after_a_failed_run_is_still_synced_patiently() {
+    let (source, remote) = (Source::new(1), Remote::new());
+    let store = source.store(&remote).await;
+    for _ in 0..2 {
+        remote.client.push(Op::Put, Fault::Refuse(ErrorKind::Unavailable));
+    }
+    store.run_once(false, false).await.unwrap_err();
+    store.find(&source.path()).unwrap().stop(LONG).await.unwrap();
+    assert_eq!(remote.latest().await, source.rows());
+    close(store).await;
 }

@@ -30,6 +30,7 @@ pub(crate) struct Source {
 pub(crate) struct Remote {
     pub(crate) client: Arc<Faulty>,
     pub(crate) replica: Replica,
+    memory: Arc<MemoryClient>,
 }
 
 impl Source {
@@ -125,8 +126,15 @@ pub(crate) async fn close(store: Store) {
 
 impl Remote {
     pub(crate) fn new() -> Self {
-        let client = Arc::new(Faulty::new(Arc::new(MemoryClient::new())));
-        Self { replica: Replica::new(client.clone(), Layout::Decimal), client }
+        let memory = Arc::new(MemoryClient::new());
+        let client = Arc::new(Faulty::new(memory.clone()));
+        Self { replica: Replica::new(client.clone(), Layout::Decimal), client, memory }
+    }
+
+    /// The same objects by another way, where nothing is slow and nothing fails.
+    pub(crate) fn beside(&self) -> Self {
+        let client = Arc::new(Faulty::new(self.memory.clone()));
+        Self { replica: Replica::new(client.clone(), Layout::Decimal), client, memory: self.memory.clone() }
     }
 
     pub(crate) async fn files(&self) -> Vec<FileInfo> {

@@ -264,3 +264,68 @@ async fn an_idle_writer_that_lost_its_replica_does_not_say_that_all_is_there() {
     assert_eq!(err.kind(), ErrorKind::InUse, "{err}");
     close(store).await;
 }
+
+/// W8: the first files of a history are missing here, so a snapshot goes ahead of its last one, and meanwhile
+/// another database takes all these TXIDs and one more, which must not be restored on top of our snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_another_writer_overtook_is_taken_back() {
+    let (slow, fast) = (Source::new(1), Source::new(40));
+    for n in 1..4 {
+        slow.replicate_once(&Remote::new()).await.unwrap();
+        slow.insert(n..n + 1);
+    }
+    for n in [1, 2] {
+        std::fs::remove_file(slow.meta().join(format!("ltx/0/{n:016x}-{n:016x}.ltx"))).ok();
+    }
+    let remote = Remote::new();
+    let beside = remote.beside();
+    let store = slow.store(&remote).await;
+    let managed = store.find(&slow.path()).unwrap();
+    managed.sync(false, None).await.unwrap();
+    let newest = managed.position().await.unwrap().unwrap().get();
+    remote.client.set_latency(Duration::from_millis(400));
+    let overtaken = async {
+        let err = managed.sync(true, None).await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::InUse, "{err}");
+    };
+    let overtaking = async {
+        eventually("the snapshot is under way", async || remote.client.calls(Op::Put) > 0).await;
+        let other = fast.store(&beside).await;
+        for n in 0..i64::try_from(newest).unwrap() + 1 {
+            other.run_once(false, false).await.unwrap();
+            fast.insert(100 + n..101 + n);
+        }
+        close(other).await;
+    };
+    tokio::join!(overtaken, overtaking);
+    remote.client.set_latency(Duration::ZERO);
+    assert!(beside.level(0).await.len() as u64 > newest);
+    assert_eq!(beside.level(9).await, []);
+    let restored = beside.latest().await;
+    assert!(fast.rows().starts_with(&restored) && restored.len() >= 40, "{restored:?}");
+    close(store).await;
+}
+
+/// W7: the newest header of another database is cut short whenever it is read. Nobody can tell whose it is, so
+/// nothing is continued behind it but a full image.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_continues_nothing_whose_header_it_could_not_read() {
+    for cuts in [1, 3, 4, 20] {
+        let (a, b, remote) = (Source::new(1), Source::new(30), Remote::new());
+        b.replicate_once(&Remote::new()).await.unwrap();
+        a.replicate_once(&remote).await.unwrap();
+        b.insert(30..32);
+        for _ in 0..cuts {
+            remote.client.push(Op::Get, Fault::CutBody { after: 50 });
+        }
+        let store = b.store(&remote).await;
+        let managed = store.find(&b.path()).unwrap();
+        // Cuts that are left may fail this one.
+        let _ = managed.sync(true, None).await;
+        remote.client.forget_faults();
+        managed.sync(true, None).await.unwrap();
+        assert_eq!(remote.latest().await, b.rows(), "{cuts} cut answers");
+        assert_eq!(remote.restored(Target::Txid(Txid::FIRST)).await.unwrap(), a.rows());
+        close(store).await;
+    }
+}
