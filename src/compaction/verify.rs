@@ -112,6 +112,22 @@ pub fn gaps(manifest: &Manifest) -> Vec<Gap> {
     gaps
 }
 
+/// Whether files lead from nothing to the newest transaction: otherwise nothing can be restored but what was before
+/// the place where they do not.
+#[must_use]
+pub fn is_rooted(manifest: &Manifest) -> bool {
+    let mut files: Vec<TxidRange> = manifest.iter().map(|file| file.txids).collect();
+    files.sort_unstable_by_key(|txids| TxidRange::min(*txids));
+    let mut reached = None;
+    for txids in files {
+        if between(reached, txids.min()).is_some() {
+            return false;
+        }
+        reached = reached.max(Some(txids.max()));
+    }
+    true
+}
+
 /// How a gap is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cure {

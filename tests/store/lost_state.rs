@@ -243,3 +243,16 @@ async fn a_damaged_file_is_refused_at_every_level() {
         remote.replica.put_local(level, TxidRange::single(Txid::FIRST), &world, &path, None).await.unwrap();
     }
 }
+
+/// W14: nothing leads to what is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_without_a_beginning_gets_a_snapshot() {
+    let (source, remote) = three_files().await;
+    let before = remote.files().await;
+    for file in before.iter().filter(|file| file.txids.min() == Txid::FIRST) {
+        remote.replica.delete(&[(file.level, file.txids)]).await.unwrap();
+    }
+    assert!(remote.restored(Target::Latest).await.is_err());
+    source.replicate_once(&remote).await.unwrap();
+    assert_eq!(remote.latest().await, source.rows());
+}

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::sim::Sim;
+use super::site::Site;
 use super::sqlite::ProcessSqlite;
 use crate::disk::{Entry, Proc, Who, acting};
 use crate::fs::world;
@@ -34,14 +35,17 @@ impl Sim {
     pub(super) async fn follow_for_a_while(&self, rng: &mut Rng) {
         self.ensure_daemon().await;
         self.ensure_follower();
-        if rng.permille(500) {
-            self.disk.lock().kill_after(Proc::Rival, skewed(rng));
+        match (rng.below(4), &self.sites[0]) {
+            (0, _) => self.disk.lock().kill_after(Proc::Rival, skewed(rng)),
+            (1, Site::Bucket(bucket)) => bucket.kill_after(Proc::Rival, rng.below(8), rng.permille(500)),
+            _ => {}
         }
         for _ in 0..1 + rng.below(8) {
             self.live(rng, 1, 4000).await;
             self.look_at_followed();
         }
         self.disk.lock().disarm();
+        self.buckets().for_each(|bucket| bucket.disarm());
         match rng.below(4) {
             0 => self.end_follower().await,
             1 => self.kill_follower(),

@@ -191,7 +191,7 @@ impl Sim {
         outcome
     }
 
-    fn buckets(&self) -> impl Iterator<Item = &Arc<Bucket>> {
+    pub(super) fn buckets(&self) -> impl Iterator<Item = &Arc<Bucket>> {
         self.sites.iter().filter_map(|site| match site {
             Site::Bucket(bucket) => Some(bucket),
             Site::Directory(_) => None,
@@ -673,6 +673,8 @@ impl Sim {
             }
         }
         self.kill_follower();
+        // A journal that was removed may come back, and the state before with it, as with SQLite's own.
+        self.followed.set(0);
         self.bury().await;
         let apps = [&self.app, &self.foreign];
         let bury = || {

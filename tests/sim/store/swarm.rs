@@ -41,7 +41,7 @@ pub(crate) struct StoreSwarm {
     pub(crate) rival: Option<Rival>,
     /// Stores lose what they have acknowledged. Not where local state is lost too: then nobody knows what there was.
     pub(crate) forgetful: bool,
-    /// Somebody follows the first target.
+    /// Somebody follows the first target, whose page size stays and which keeps what it has.
     pub(crate) followed: bool,
 }
 
@@ -147,6 +147,8 @@ impl StoreSwarm {
             (Some(_), true) => &[None, Some(300)],
         };
         let lost_state = rng.permille(300);
+        let forgetful = rng.permille(150) && rival.is_none() && !lost_state;
+        let reformat = base.reformat;
         Self {
             base,
             sites: sites.to_vec(),
@@ -165,8 +167,8 @@ impl StoreSwarm {
             clock_steps: rng.permille(200),
             lost_state,
             rival,
-            forgetful: rng.permille(150) && rival.is_none() && !lost_state,
-            followed: rng.permille(200) && rival.is_none(),
+            forgetful,
+            followed: rng.permille(200) && rival.is_none() && !forgetful && !reformat,
         }
     }
 }
