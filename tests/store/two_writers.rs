@@ -283,7 +283,7 @@ async fn a_snapshot_that_another_writer_overtook_is_taken_back() {
     let managed = store.find(&slow.path()).unwrap();
     managed.sync(false, None).await.unwrap();
     let newest = managed.position().await.unwrap().unwrap().get();
-    remote.client.set_latency(Duration::from_millis(400));
+    remote.client.set_latency(Duration::from_millis(250));
     let overtaken = async {
         let err = managed.sync(true, None).await.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::InUse, "{err}");
@@ -310,7 +310,7 @@ async fn a_snapshot_that_another_writer_overtook_is_taken_back() {
 /// nothing is continued behind it but a full image.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_continues_nothing_whose_header_it_could_not_read() {
-    for cuts in [1, 3, 4, 20] {
+    for cuts in [3, 4] {
         let (a, b, remote) = (Source::new(1), Source::new(30), Remote::new());
         b.replicate_once(&Remote::new()).await.unwrap();
         a.replicate_once(&remote).await.unwrap();
