@@ -183,13 +183,13 @@ def turns(rig, backend, proxy):
                 n = at_moment(rig.bin, config, db, where, moment, model)
                 # It sees whole seconds, or when the server got a file: later than our time of it, but by no more than that.
                 other, n_soon = at_moment(rig.reference, config, db, where, moment, model), marks[-1][1]
-                if not n_long_ago(marks, at - 3) <= other <= n_soon:
+                if not n_long_ago(marks, at - 8) <= other <= n_soon:
                     raise common.Mismatch(f"the reference's restore to {moment} gives commit {other}, ours {n}; soon after there were {n_soon}")
                 said.append(f"time, reference: commit {other}")
             if n > n_then:
                 raise common.Mismatch(f"restore to {moment} gives commit {n}, at that time there were {n_then}")
-            if n < n_long_ago(marks, at - 3):
-                raise common.Mismatch(f"restore to {moment} gives commit {n}, 3 s before there were {n_long_ago(marks, at - 3)}")
+            if n < n_long_ago(marks, at - 8):
+                raise common.Mismatch(f"restore to {moment} gives commit {n}, 8 s before there were {n_long_ago(marks, at - 8)}")
             said.append(f"time: commit {n} of {n_then}")
             rig.case(case, True, ", ".join(said))
         except common.Mismatch as e:
