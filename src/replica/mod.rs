@@ -32,7 +32,7 @@ pub mod requests;
 pub mod s3;
 #[cfg(feature = "sftp")]
 pub mod sftp;
-#[cfg(any(feature = "web", feature = "nats"))]
+#[cfg(any(feature = "abs", feature = "gs", feature = "nats", feature = "oss", feature = "s3"))]
 mod stamp;
 mod stats;
 mod stream;

@@ -238,7 +238,30 @@ async fn a_reader_that_is_cut_off_is_told() {
     assert_eq!(rest.unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
-/// One login, then three round trips of its own for each: what is not counted here is not made.
+/// Nobody waits for the removal of temporary names; it happens all the same, whatever becomes of the object.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the server of tests/servers/sftp.sh"]
+async fn no_temporary_name_stays() {
+    let client = Server::get().client("temporary");
+    for exclusive in [true, false] {
+        let opts = PutOptions { exclusive, ..opts() };
+        for name in ["a", "b", "c"] {
+            let put = client.put(&key(&format!("ltx/0/{name}{exclusive}")), once(name), opts).await;
+            assert_eq!(put.unwrap().modified, opts.stamp);
+        }
+    }
+    let taken = client.put(&key("ltx/0/atrue"), once("other"), PutOptions { exclusive: true, ..opts() }).await;
+    assert_eq!(taken.unwrap_err().kind(), ErrorKind::Exists);
+    assert_eq!(list(&client, "ltx/0").await.unwrap().len(), 6);
+    // The server's own disk.
+    let location = client.location();
+    let dir = location.splitn(4, '/').nth(3).unwrap();
+    let names = std::fs::read_dir(format!("/{dir}/ltx/0")).unwrap();
+    let names: Vec<String> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(names.len(), 6, "{names:?}");
+}
+
+/// What is not counted here is not made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the server of tests/servers/sftp.sh"]
 async fn requests_are_counted_and_an_idle_client_makes_none() {

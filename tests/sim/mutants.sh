@@ -7,11 +7,11 @@ export LIMIT="${LIMIT:-20000}"
 # shellcheck disable=SC2086
 BIN=$(${CARGO:-cargo} test --locked ${FEATURES:-} --test sim --no-run 2>&1 | sed -n 's/.*(\(.*deps.sim-.*\))$/\1/p')
 export BIN
-names=$(grep -rho 'mutant("[a-z-]*")' src | sed 's/mutant("\(.*\)")/\1/' | sort -u)
+names=$(grep -rho 'mutant("[a-z0-9-]*")' src | sed 's/mutant("\(.*\)")/\1/' | sort -u)
 [ $# -eq 0 ] || names=$*
 printf '%s\n' $names | xargs -P 2 -I '{}' sh -c '
-    # Defects of the store show only where the whole program runs.
-    case {} in store-*) name=whole ;; *) name=no_commit ;; esac
+    # Defects of store and follow mode show only where the whole program runs.
+    case {} in store-* | follow-*) name=whole ;; *) name=no_commit ;; esac
     found=$(MUTANT={} SEEDS=$LIMIT WHOLE_SEEDS=$LIMIT FAILURES=1 "$BIN" --nocapture $name 2>&1 | grep -m1 "^seed " || true)
     [ -n "$found" ] || { echo "{} SURVIVED $LIMIT seeds"; exit 1; }
     printf "%-38s %s\n" {} "$found"'

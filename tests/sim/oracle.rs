@@ -29,6 +29,8 @@ pub(crate) struct Oracle {
     seen: Option<Seen>,
     last_header: Option<[u8; 48]>,
     history: Vec<u64>,
+    /// The same states as a follower's file shows them: without what follow mode writes into the header.
+    followed: Vec<u64>,
     newest: HashMap<u64, usize>,
     /// The content must be read anew: the power was cut, or the file was changed outside the log.
     stale: bool,
@@ -51,6 +53,25 @@ pub(crate) struct Image {
     pub(crate) page_size: usize,
     pub(crate) pages: Vec<Vec<u8>>,
     hashes: Vec<u64>,
+    /// Of the first page, without what follow mode writes there.
+    followed: u64,
+}
+
+/// A state: its digest, and that of a follower's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Digests {
+    exact: u64,
+    followed: u64,
+}
+
+/// Hash of a first page without journal mode, change counter, size and what goes with them: follow mode
+/// has its own there.
+pub(crate) fn followed_hash(page: &[u8]) -> u64 {
+    let mut page = page.to_vec();
+    for range in [18..20, 24..32, 92..96] {
+        page[range].fill(0);
+    }
+    page_hash(1, &page)
 }
 
 pub(crate) fn page_hash(pgno: usize, page: &[u8]) -> u64 {
@@ -75,6 +96,9 @@ impl Image {
         self.pages[pgno - 1].clear();
         self.pages[pgno - 1].extend_from_slice(page);
         self.hashes[pgno - 1] = page_hash(pgno, page);
+        if pgno == 1 {
+            self.followed = followed_hash(page);
+        }
     }
 
     fn resize(&mut self, pages: usize) {
@@ -86,8 +110,10 @@ impl Image {
         }
     }
 
-    pub(crate) fn digest(&self) -> u64 {
-        digest_of(self.hashes.iter().copied())
+    fn digest(&self) -> Digests {
+        let exact = digest_of(self.hashes.iter().copied());
+        let first = self.hashes.first().copied().unwrap_or(0);
+        Digests { exact, followed: exact.wrapping_sub(first).wrapping_add(self.followed) }
     }
 }
 
@@ -122,6 +148,17 @@ impl Oracle {
 
     pub(crate) fn digest_at(&self, state: usize) -> u64 {
         self.history[state]
+    }
+
+    /// The first state from `bound` on that a follower's file with this digest can be.
+    pub(crate) fn find_followed(&self, digest: u64, bound: usize) -> Option<usize> {
+        let later = self.followed.get(bound..)?.iter().position(|state| *state == digest)?;
+        Some(bound + later)
+    }
+
+    /// Whether a follower's file looks the same in these states.
+    pub(crate) fn are_alike(&self, one: usize, other: usize) -> bool {
+        self.followed.get(one) == self.followed.get(other)
     }
 
     /// The first state after the last power cut.
@@ -239,9 +276,9 @@ impl Oracle {
 
     /// A power cut may take back commits that nobody had made durable, and finish one that was
     /// being written, then or when a process died, but nothing else.
-    fn check_recovered(&mut self, before: u64) {
-        let digest = self.image.digest();
-        let finished = self.find(before).is_some_and(|state| state >= self.durable);
+    fn check_recovered(&mut self, before: Digests) {
+        let digest = self.image.digest().exact;
+        let finished = self.find(before.exact).is_some_and(|state| state >= self.durable);
         match self.history.iter().rposition(|d| *d == digest) {
             Some(state) if state < self.durable => {
                 let durable = self.durable;
@@ -267,7 +304,7 @@ impl Oracle {
         let mut images = images.into_iter();
         for digest in digests {
             let image = images.next();
-            if self.history.last() == Some(&digest) {
+            if self.history.last() == Some(&digest.exact) {
                 continue;
             }
             self.append(digest);
@@ -297,14 +334,15 @@ impl Oracle {
 
     fn push(&mut self) {
         let digest = self.image.digest();
-        if self.history.last() != Some(&digest) {
+        if self.history.last() != Some(&digest.exact) {
             self.append(digest);
         }
     }
 
-    fn append(&mut self, digest: u64) {
-        self.newest.insert(digest, self.history.len());
-        self.history.push(digest);
+    fn append(&mut self, digest: Digests) {
+        self.newest.insert(digest.exact, self.history.len());
+        self.history.push(digest.exact);
+        self.followed.push(digest.followed);
         if let Some(images) = &mut self.images {
             images.push(self.image.clone());
         }

@@ -128,8 +128,9 @@ pub(crate) fn is_untrusted(err: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// What to do about a certificate.
-pub(crate) const UNTRUSTED: &str = "this host does not trust the server's certificate: check the name in the endpoint, and name \
-                                    the file of its authority in SSL_CERT_FILE";
+pub(crate) const UNTRUSTED: &str = "this host does not trust the server's certificate: check the name in the endpoint, and \
+                                    name the file of its authority in SSL_CERT_FILE (an image without /etc/ssl/certs \
+                                    trusts nobody)";
 
 /// An error and its causes; layers that only repeat what lies below them are left out.
 pub(crate) fn chain(err: &(dyn std::error::Error + 'static)) -> String {

@@ -26,7 +26,7 @@ use crate::restore::apply::Base;
 use crate::restore::pages::PageMap;
 use crate::sqlite::{Conn, Sqlite, leave_wal_mode};
 use crate::sys::fs::with_suffix;
-use crate::sys::{File, FileId, OpenMode, World, fault_point, read_full_at};
+use crate::sys::{File, FileId, OpenMode, World, fault_point, mutant, read_full_at};
 use crate::types::{PageSize, Pgno, Txid};
 
 /// How long one attempt to get the database for ourselves may take.
@@ -175,10 +175,11 @@ impl Live {
         let journal = fs.open(&journal_path, OpenMode::CreateNew(stat.owner_mode))?;
         let nonce = self.world.random.next_u64() as u32;
         let dir = self.path.parent().unwrap_or_else(|| Path::new("."));
-        let journalled =
-            journal::write(journal.as_ref(), nonce, self.file.as_ref(), page_size, old_pages, kept.chain(cut))
-                .and_then(|()| fs.sync_dir(dir))
-                .and_then(|()| fault_point("follow.journal"));
+        let written = match mutant("follow-without-journal") {
+            true => Ok(()),
+            false => journal::write(journal.as_ref(), nonce, self.file.as_ref(), page_size, old_pages, kept.chain(cut)),
+        };
+        let journalled = written.and_then(|()| fs.sync_dir(dir)).and_then(|()| fault_point("follow.journal"));
         drop(journal);
         if let Err(err) = journalled {
             // Nothing has been touched yet.
@@ -196,7 +197,9 @@ impl Live {
         self.file.write_all_at(&page, 0)?;
         let len = u64::from(pages) * u64::from(page_size.get());
         self.file.set_len(len)?;
-        self.file.sync()?;
+        if !mutant("follow-not-synced") {
+            self.file.sync()?;
+        }
         fault_point("follow.commit")?;
         fs.remove_file(&journal_path)?;
         fs.sync_dir(dir)?;

@@ -117,6 +117,18 @@ impl Bucket {
         self.state().kill = None;
     }
 
+    /// Loses up to `most` objects that were acknowledged, of whatever kind. Returns which.
+    pub(super) fn lose(&self, rng: &mut Rng, most: u64) -> Vec<Key> {
+        let mut state = self.state();
+        let mut lost = Vec::new();
+        for _ in 0..1 + rng.below(most) {
+            let Some(key) = state.objects.keys().nth(rng.index(state.objects.len())).cloned() else { break };
+            state.objects.remove(&key);
+            lost.push(key);
+        }
+        lost
+    }
+
     /// What is really there.
     pub(super) fn objects(&self) -> Vec<(Key, Object)> {
         self.state().objects.iter().map(|(key, object)| (key.clone(), object.clone())).collect()

@@ -63,6 +63,9 @@ impl Sim {
         for Stored { key, version, file, bytes } in &contents {
             book.learn_once(&inner, (&format!("{n}/{key}"), *version), file.txids, bytes)?;
         }
+        if self.lossy[n].get() {
+            return Ok(());
+        }
         let acked = self.acked[n].get();
         let files: Vec<FileInfo> = contents.iter().map(|stored| stored.file).collect();
         let plan = restore::plan(&files, Target::Latest);
@@ -171,7 +174,7 @@ impl Sim {
             Ok(restored) => restored,
             Err(broken) => return self.broken(broken),
         };
-        if !honest {
+        if !honest || self.lossy[n].get() {
             return;
         }
         let verdict = match (target, restored) {
@@ -264,7 +267,9 @@ impl Sim {
                 return self.violate("I8 tidy", format!("{} is left over", left.display()));
             }
         }
-        for (n, site) in self.sites.iter().enumerate() {
+        // What a store has lost is not put back into every level.
+        let whole = self.sites.iter().enumerate().filter(|_| !self.swarm.forgetful);
+        for (n, site) in whole {
             let contents = site.contents(&self.disk);
             let manifest = Manifest::new(contents.iter().map(|stored| stored.file));
             for level in Level::all().filter(|level| *level != Level::SNAPSHOT) {

@@ -122,6 +122,7 @@ impl StoreOutcome {
         self.restores += other.restores;
         self.failed_restores += other.failed_restores;
         self.points += other.points;
+        self.looks += other.looks;
         self.unchecked += other.unchecked;
         self.requests += other.requests;
         self.simulated_seconds += other.simulated_seconds;
@@ -135,7 +136,7 @@ impl std::fmt::Display for StoreOutcome {
         let c = &self.counts;
         write!(
             f,
-            "{} states, {} TXIDs, {} syncs ({} failed), {} restores ({} failed, {} to times), {} requests, {} disk \
+            "{} states, {} TXIDs, {} syncs ({} failed), {} restores ({} failed, {} to times), {} looks at a follower, {} requests, {} disk \
              operations, {} disk faults, {} times full, {} kills, {} power cuts, {} hours; {}; {} objects unchecked",
             self.states,
             self.txids,
@@ -144,6 +145,7 @@ impl std::fmt::Display for StoreOutcome {
             self.restores,
             self.failed_restores,
             self.points,
+            self.looks,
             self.requests,
             c.ops,
             c.faults,

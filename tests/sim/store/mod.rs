@@ -4,6 +4,7 @@ mod book;
 mod bucket;
 mod checks;
 mod daemon;
+mod follower;
 mod gate;
 mod manners;
 mod sim;

@@ -13,6 +13,7 @@ use litestream::types::{Timestamp, Txid};
 use super::book::{Book, Broken};
 use super::bucket::Bucket;
 use super::daemon::{Daemon, Place};
+use super::follower::Follower;
 use super::manners::{Lies, Manners};
 use super::site::{Kind, Site};
 use super::steps;
@@ -42,6 +43,7 @@ pub(crate) struct StoreOutcome {
     pub(crate) restores: u64,
     pub(crate) failed_restores: u64,
     pub(crate) points: u64,
+    pub(crate) looks: u64,
     pub(crate) unchecked: u64,
     pub(crate) simulated_seconds: u64,
 }
@@ -55,6 +57,9 @@ pub(super) struct Sim {
     rival: RefCell<Option<Daemon>>,
     /// Of the other database.
     other_app: RefCell<Option<App>>,
+    pub(super) follower: RefCell<Option<Follower>>,
+    /// The newest state that a reader of the follower's database has seen.
+    pub(super) followed: Cell<usize>,
     pub(super) sites: Vec<Site>,
     pub(super) book: RefCell<Book>,
     /// For each site the newest state that was acknowledged.
@@ -64,6 +69,8 @@ pub(super) struct Sim {
     stopped: Cell<bool>,
     /// The clock was set: times say nothing about order any more.
     pub(super) clock_was_set: Cell<bool>,
+    /// For each site whether it has lost what it acknowledged, and nobody looked since.
+    pub(super) lossy: Vec<Cell<bool>>,
     /// For each site when its first snapshot was made.
     pub(super) first_snapshot: Vec<Cell<Option<Timestamp>>>,
     interruptions: Cell<u32>,
@@ -92,6 +99,7 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
         app
     });
     disk.lock().mkdir_all(Path::new("/restore"));
+    disk.lock().mkdir_all(Path::new("/follow"));
     disk.lock().sync_all();
     let names = ["first", "second", "third"];
     let sites: Vec<Site> = swarm
@@ -111,7 +119,10 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
         daemon: RefCell::default(),
         rival: RefCell::default(),
         other_app: RefCell::new(other_app),
+        follower: RefCell::default(),
+        followed: Cell::new(0),
         acked: sites.iter().map(|_| Cell::new(0)).collect(),
+        lossy: sites.iter().map(|_| Cell::new(false)).collect(),
         first_snapshot: sites.iter().map(|_| Cell::new(None)).collect(),
         sites,
         book: RefCell::default(),
@@ -124,7 +135,7 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
         verbose,
         disk: Arc::clone(&disk),
     });
-    if swarm.base.interleave > 0 {
+    if swarm.base.interleave > 0 || swarm.followed {
         let weak = Rc::downgrade(&sim);
         set_hook(Some(Rc::new(move |proc, op, _| {
             if let Some(sim) = weak.upgrade() {
@@ -145,7 +156,7 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
     for proc in Proc::ALL {
         disk.lock().end(proc);
     }
-    drop((sim.daemon.take(), sim.rival.take()));
+    drop((sim.daemon.take(), sim.rival.take(), sim.follower.take()));
     drop(runtime);
     steps::uninstall();
     for app in [&sim.app, &sim.foreign] {
@@ -214,7 +225,13 @@ impl Sim {
 
     /// Somebody else's turn in the middle of an operation of the program.
     fn interrupt(&self, proc: Proc, op: Op) {
-        if self.stopped.get() || proc != Proc::Engine {
+        if self.stopped.get() {
+            return;
+        }
+        if proc == Proc::Rival && self.swarm.followed && self.schedule.borrow_mut().permille(40) {
+            return self.look_at_followed();
+        }
+        if proc != Proc::Engine {
             return;
         }
         let odds = self.swarm.base.interleave * if op == Op::Pause { 10 } else { 1 };
@@ -309,7 +326,6 @@ impl Sim {
             Act::PowerCut(_) => self.power_cut(&mut rng).await,
             Act::Fault(_) => {
                 self.ensure_daemon().await;
-                // A file of ours that reads otherwise than it was written is uploaded as it reads: known, and open.
                 let fault = draw_fault(&mut rng);
                 self.say(|| format!("  {fault:?}"));
                 self.disk.lock().faults.push(fault);
@@ -344,6 +360,8 @@ impl Sim {
                 self.disk.lock().wall_ms += step / rng.pick(&[1, 1000]);
             }
             Act::Rival(_) => self.rival_acts(&mut rng).await,
+            Act::LoseObjects(_) => self.lose_objects(&mut rng),
+            Act::Follow(_) => self.follow_for_a_while(&mut rng).await,
             Act::LoseState(_) => {
                 self.stop().await;
                 let mut inner = self.disk.lock();
@@ -366,7 +384,7 @@ impl Sim {
         }
     }
 
-    async fn ensure_daemon(&self) -> Option<Daemon> {
+    pub(super) async fn ensure_daemon(&self) -> Option<Daemon> {
         if self.stopped.get() {
             return None;
         }
@@ -397,7 +415,7 @@ impl Sim {
     }
 
     /// Time passes in `rounds`, and the application works. Ends early when the daemon dies.
-    async fn live(&self, rng: &mut Rng, rounds: u64, max_ms: u64) {
+    pub(super) async fn live(&self, rng: &mut Rng, rounds: u64, max_ms: u64) {
         for _ in 0..rounds {
             if self.is_dead() || self.stopped.get() {
                 return;
@@ -587,6 +605,35 @@ impl Sim {
         self.stop().await;
     }
 
+    /// A store loses objects for good. Nothing is asked of that target until a start has looked at it.
+    fn lose_objects(&self, rng: &mut Rng) {
+        for (n, site) in self.sites.iter().enumerate() {
+            let Site::Bucket(bucket) = site else { continue };
+            let lost = bucket.lose(rng, 3);
+            self.say(|| format!("  site {n} has lost {lost:?}"));
+            self.lossy[n].set(self.lossy[n].get() || !lost.is_empty());
+        }
+    }
+
+    /// Whatever stores have lost: a start finds out, and leads to the present again. What was there before may be
+    /// gone for good, and moments before this one with it.
+    async fn find_losses(&self) {
+        if !self.lossy.iter().any(Cell::get) {
+            return;
+        }
+        self.stop().await;
+        self.ensure_daemon().await;
+        if let Err(text) = self.catch_up().await {
+            return self.violate("I7 live", format!("after a store has lost objects a sync fails: {text}"));
+        }
+        let now = self.disk.wall();
+        for (lossy, first) in self.lossy.iter().zip(&self.first_snapshot) {
+            if lossy.replace(false) {
+                first.set(Some(now));
+            }
+        }
+    }
+
     async fn kill(&self, rng: &mut Rng) {
         self.ensure_daemon().await;
         let bucket = self.buckets().nth(rng.index(self.sites.len()));
@@ -625,6 +672,7 @@ impl Sim {
                 inner.power_off();
             }
         }
+        self.kill_follower();
         self.bury().await;
         let apps = [&self.app, &self.foreign];
         let bury = || {
@@ -669,6 +717,7 @@ impl Sim {
             self.stop().await;
         }
         self.ensure_daemon().await;
+        self.find_losses().await;
         if let Err(text) = self.catch_up().await {
             return self.violate("I7 live", format!("with all faults gone a sync still fails: {text}"));
         }
@@ -685,6 +734,7 @@ impl Sim {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         self.exactly_now("after one more commit, by itself").await;
+        self.follower_catches_up().await;
         self.stop().await;
         if let Err(text) = self.app.borrow_mut().check() {
             return self.violate("I6 harmless", format!("integrity check of the source: {text}"));

@@ -39,6 +39,10 @@ pub(crate) struct StoreSwarm {
     pub(crate) clock_steps: bool,
     pub(crate) lost_state: bool,
     pub(crate) rival: Option<Rival>,
+    /// Stores lose what they have acknowledged. Not where local state is lost too: then nobody knows what there was.
+    pub(crate) forgetful: bool,
+    /// Somebody follows the first target.
+    pub(crate) followed: bool,
 }
 
 /// Something that happens. The number seeds whatever is left to chance in it.
@@ -80,6 +84,10 @@ pub(crate) enum Act {
     LoseState(u64),
     /// The other program does something.
     Rival(u64),
+    /// A store loses some of what it has acknowledged.
+    LoseObjects(u64),
+    /// Somebody follows the first target.
+    Follow(u64),
 }
 
 impl Act {
@@ -102,7 +110,9 @@ impl Act {
             | Self::Outage(s)
             | Self::Clock(s)
             | Self::LoseState(s)
-            | Self::Rival(s) => s,
+            | Self::Rival(s)
+            | Self::LoseObjects(s)
+            | Self::Follow(s) => s,
         }
     }
 }
@@ -136,6 +146,7 @@ impl StoreSwarm {
             (Some(_), false) => &[None, Some(20), Some(300)],
             (Some(_), true) => &[None, Some(300)],
         };
+        let lost_state = rng.permille(300);
         Self {
             base,
             sites: sites.to_vec(),
@@ -152,8 +163,10 @@ impl StoreSwarm {
             max_files: rng.pick(&[None, None, Some(1), Some(3)]),
             preemption: rng.pick(&[0, 0, 5, 50]),
             clock_steps: rng.permille(200),
-            lost_state: rng.permille(300),
+            lost_state,
             rival,
+            forgetful: rng.permille(150) && rival.is_none() && !lost_state,
+            followed: rng.permille(200) && rival.is_none(),
         }
     }
 }
@@ -183,6 +196,8 @@ pub(crate) fn acts(seed: u64, swarm: &StoreSwarm) -> Vec<Act> {
             86..88 if swarm.clock_steps => Act::Clock(s),
             88..91 if swarm.lost_state => Act::LoseState(s),
             91..96 if swarm.rival.is_some() => Act::Rival(s),
+            91..94 if swarm.forgetful => Act::LoseObjects(s),
+            94..100 if swarm.followed => Act::Follow(s),
             91..94 if base.foreign => Act::Foreign(s),
             _ => Act::App(s),
         });
