@@ -5,6 +5,7 @@ What the fuzzer finds on top of them is kept with `cargo +nightly fuzz cmin <tar
 """
 
 import hashlib
+import json
 import sqlite3
 import struct
 import tempfile
@@ -44,6 +45,57 @@ def logs() -> list[bytes]:
     return [whole, longer, restarted, longer[:-100]]
 
 
+def crc64(data: bytes) -> int:
+    """CRC-64/GO-ISO."""
+    crc = 0xFFFFFFFFFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0xD800000000000000 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFFFFFFFFFF
+
+
+def leftovers() -> list[str]:
+    """What lies beside a restore of `3-3` and `1-2` (the target has eight pages of 512 bytes, filled with 0 to 7)."""
+    newest = struct.pack(">4sIIIQQ", b"LTX1", 2, 512, 8, 3, 3).hex().ljust(200, "0")
+    older = struct.pack(">4sIIIQQ", b"LTX1", 2, 512, 8, 1, 2).hex().ljust(200, "0")
+
+    def piece(*pages: int) -> dict[str, object]:
+        content = b"".join(bytes([page - 1]) * 512 for page in pages)
+        return {"crc": crc64(content), "runs": [[(page - 1) * 512, 512] for page in pages]}
+
+    def entry(done: int, midway: dict[str, object] | None, *pieces: dict[str, object]) -> str:
+        mark = {"done": done, "midway": midway, "newest": newest, "floor": 8}
+        return json.dumps({"mark": mark, "pieces": list(pieces)}, separators=(",", ":"))
+
+    begun = {"header": older, "offset": 700, "last": 3, "pages": 2, "crc": 5, "index": [6, 7], "rolling": None}
+    three = f"{3:016x}"
+    return [
+        f"{three}\n{three} {5:016x}",
+        f"{5:016x}\n{three} {5:016x}",
+        "\n\n" + entry(1, None, piece(1, 2)),
+        "\n\n" + entry(1, None, piece(1), piece(4)) + "\n" + entry(1, begun, piece(2, 3), piece(8)),
+        f"{three}\n\n" + entry(2, None, piece(1, 2, 3, 4, 5, 6, 7, 8)),
+        "\n\n" + entry(0, begun | {"rolling": 1 << 63}, piece(8, 1)),
+        "\n\n" + entry(1, None, {"crc": 0, "runs": [[0, 0], [1 << 40, 512], [3, 7]]}),
+    ]
+
+
+def listings() -> list[str]:
+    """Answers of WebDAV servers and of OSS."""
+    dav = """<?xml version="1.0" encoding="utf-8"?><D:multistatus xmlns:D="DAV:"><D:response><D:href>/dav/ltx/0/</D:href>
+<D:propstat><D:prop><D:resourcetype><D:collection/></D:resourcetype></D:prop><D:status>HTTP/1.1 200 OK</D:status>
+</D:propstat></D:response><D:response><D:href>http://host/dav/ltx/0/a%20b&amp;&#49;.ltx</D:href><D:propstat><D:prop>
+<D:getcontentlength>17</D:getcontentlength><D:getlastmodified>Sat, 21 Nov 2026 00:40:06 GMT</D:getlastmodified></D:prop>
+<D:status>HTTP/1.1 200 OK</D:status></D:propstat><D:propstat><D:prop><x/></D:prop><D:status>HTTP/1.1 404 Not Found
+</D:status></D:propstat></D:response></D:multistatus>"""
+    bare = "<multistatus><response><href><![CDATA[/x/]]></href></response><response><href>/x/y</href></response></multistatus>"
+    oss = """<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><Name>b</Name><IsTruncated>true</IsTruncated>
+<NextContinuationToken>t=</NextContinuationToken><Contents><Key>p%2Fa</Key><LastModified>2026-11-21T00:40:06.000Z
+</LastModified><Size>7</Size></Contents><CommonPrefixes><Prefix>p%2Fc%2F</Prefix></CommonPrefixes></ListBucketResult>"""
+    return [dav, bare, oss, "<Error><Code>NoSuchKey</Code><Message>m</Message></Error>"]
+
+
 def main() -> None:
     files = sorted(path for path in FIXTURES.rglob("*.ltx") if path.stat().st_size <= SMALL)
     seen: set[bytes] = set()
@@ -73,6 +125,10 @@ def main() -> None:
     for body in ('{"path":"/data/db"}', '{"PATH":"/a","wait":true,"timeout":30}', "null", '{"timeout":1e3} x',
                  '{"path":"/a","replica_url":"file:///b"}', '{"path":7}', "[", '{"path":"\\ud800"}'):
         put("control", body.encode())
+    for text in leftovers():
+        put("leftovers", text.encode())
+    for text in listings():
+        put("listings", text.encode())
     for text in ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05.678+01:00", "1h30m", "-1.5s", "2562047h47m16.854775807s",
                  "100µs", "0", "00000000000000ff", "0000000000000001-000000000000000a.ltx", "ltx/0/1.ltx", "65536"):
         put("texts", text.encode())

@@ -5,16 +5,18 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use litestream::config::{self, Environment, Surroundings};
 use litestream::error::{Error, Result};
 use litestream::ltx::{self, Decoder, PageIndex};
-use litestream::replica::Key;
+use litestream::replica::{FileInfo, Key};
+use litestream::restore;
 use litestream::server::FromBody;
 use litestream::server::api::{PathRequest, RegisterRequest, SyncRequest};
-use litestream::sys::{DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, OpenMode, OwnerMode};
+use litestream::sys::{DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, OpenMode, OwnerMode, World};
 use litestream::types::{
-    PageSize, Timestamp, Txid, TxidRange, format_duration, format_timestamp, parse_duration, parse_timestamp,
+    Level, PageSize, Timestamp, Txid, TxidRange, format_duration, format_timestamp, parse_duration, parse_timestamp,
 };
 use litestream::v3::{self, Piece, Segment, Snapshot};
 use litestream::wal::{FrameReader, PageMap, WalChecksum, WalHeader};
@@ -23,9 +25,11 @@ use litestream::wal::{FrameReader, PageMap, WalChecksum, WalHeader};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 12] = [
     ("config", config),
     ("control", control),
+    ("leftovers", leftovers),
+    ("listings", listings),
     ("ltx_decode", ltx_decode),
     ("ltx_header", ltx_header),
     ("ltx_index", ltx_index),
@@ -142,7 +146,7 @@ fn wal_as_it_is(data: &[u8]) {
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let env = environment();
-    let _ = config::parse(text, Surroundings { env: &env, fs: &Nothing });
+    let _ = config::parse(text, Surroundings { env: &env, fs: &Shelf::default() });
 }
 
 /// Replica URLs on the command line, one a line.
@@ -150,7 +154,7 @@ pub fn replica_url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let urls: Vec<String> = text.lines().take(4).map(str::to_owned).collect();
     let env = environment();
-    let _ = config::ad_hoc("/data/db", &urls, Surroundings { env: &env, fs: &Nothing });
+    let _ = config::ad_hoc("/data/db", &urls, Surroundings { env: &env, fs: &Shelf::default() });
     for url in &urls {
         let _ = config::is_replica_url(url);
     }
@@ -191,6 +195,53 @@ pub fn control(data: &[u8]) {
     let _ = RegisterRequest::from_body("RegisterDatabaseRequest", data);
 }
 
+/// What lies beside a database that is being restored: a line for each of a follower's two files, then the record of
+/// a restore that was killed, but for its first line and for the checksums, which no fuzzer guesses.
+pub fn leftovers(data: &[u8]) {
+    let _ = gone_on_from(data);
+}
+
+/// Files that need not be read again after [`leftovers`]; `None` if all is to begin anew.
+pub fn gone_on_from(data: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(data).ok()?;
+    let txids = |min, max| TxidRange::new(min, max).expect("in order");
+    let (one, two, three) = (Txid::FIRST, Txid::FIRST.next(), Txid::FIRST.next().next());
+    let of = |level, txids| FileInfo { level, txids, size: 2048, created: Timestamp::from_millis(0) };
+    let files = [of(Level::L0, txids(three, three)), of(Level::SNAPSHOT, txids(one, two))];
+    let listed: u64 = files.iter().map(|file| file.size).sum();
+    let plan: String = files.iter().map(|file| format!("{file} {} {}\n", file.size, file.created.millis())).collect();
+    let digest = ltx::crc64(plan.as_bytes());
+    let plan = format!(r#"{{"version":1,"digest":{digest},"files":{},"bytes":{listed}}}"#, files.len());
+    let mut lines = text.split('\n');
+    let mut shelf = Shelf::default();
+    for suffix in ["-txid", "-txid-next"] {
+        shelf.put(suffix, lines.next().unwrap_or_default().into());
+    }
+    let (mut record, mut sum) = (String::new(), 0);
+    for line in std::iter::once(plan.as_str()).chain(lines.take(8)) {
+        sum = ltx::crc64(format!("{sum:016x} {line}").as_bytes());
+        record.push_str(&format!("{line} {sum:016x}\n"));
+    }
+    shelf.put(".0123456789abcdef.tmp-progress", record.into_bytes());
+    shelf.put(".0123456789abcdef.tmp", (0_u8..8).flat_map(|page| [page; 512]).collect());
+    let world = World { fs: Arc::new(shelf), ..World::system() };
+    let done = restore::read_leftovers(&world, Path::new(OUTPUT), &files, listed);
+    assert!(done.is_none_or(|done| done <= files.len()));
+    done
+}
+
+/// What servers answer when they are asked for a list: XML of WebDAV and OSS. For the others their own libraries,
+/// or a derived JSON decoder, are between the server and us.
+pub fn listings(data: &[u8]) {
+    #[cfg(feature = "oss")]
+    let _ = litestream::replica::oss::read_listing(data);
+    #[cfg(feature = "webdav")]
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = litestream::replica::webdav::read_listing(text, "/dav/ltx/0/");
+    }
+    let _ = data;
+}
+
 /// Times, durations, TXIDs and file names. What is accepted must survive being written out.
 pub fn texts(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -229,9 +280,24 @@ impl fmt::Debug for Bytes {
 #[derive(Debug)]
 struct Sink;
 
-/// A disk with nothing on it.
-#[derive(Debug)]
-struct Nothing;
+/// Where the database of [`leftovers`] is to be.
+const OUTPUT: &str = "/data/db";
+
+/// A disk that cannot be written to, with one directory on it.
+#[derive(Debug, Default)]
+struct Shelf(Vec<(String, Vec<u8>)>);
+
+impl Shelf {
+    /// Adds the file whose name is that of the database and `suffix`.
+    fn put(&mut self, suffix: &str, content: Vec<u8>) {
+        self.0.push((format!("{OUTPUT}{suffix}"), content));
+    }
+
+    fn get(&self, path: &Path) -> Result<Bytes> {
+        let found = self.0.iter().find(|(name, _)| Path::new(name) == path);
+        found.map(|(_, content)| Bytes(content.clone())).ok_or_else(not_there)
+    }
+}
 
 fn not_there() -> Error {
     Error::io("open", std::io::Error::from_raw_os_error(2))
@@ -245,7 +311,7 @@ fn stat(len: u64) -> FileStat {
         modified: epoch,
         changed: epoch,
         id: FileId { dev: 0, ino: 0 },
-        owner_mode: OwnerMode::DEFAULT_FILE,
+        owner_mode: OwnerMode { owner: Some((0, 0)), ..OwnerMode::DEFAULT_FILE },
     }
 }
 
@@ -260,7 +326,10 @@ impl File for Bytes {
         Err(not_there())
     }
     fn set_len(&self, _: u64) -> Result<()> {
-        Err(not_there())
+        Ok(())
+    }
+    fn claim(&self) -> Result<Option<bool>> {
+        Ok(Some(true))
     }
     fn sync(&self) -> Result<()> {
         Ok(())
@@ -294,15 +363,16 @@ impl File for Sink {
     }
 }
 
-impl Fs for Nothing {
-    fn open(&self, _: &Path, _: OpenMode) -> Result<Box<dyn File>> {
-        Err(not_there())
+impl Fs for Shelf {
+    fn open(&self, path: &Path, _: OpenMode) -> Result<Box<dyn File>> {
+        Ok(Box::new(self.get(path)?))
     }
-    fn stat(&self, _: &Path) -> Result<FileStat> {
-        Err(not_there())
+    fn stat(&self, path: &Path) -> Result<FileStat> {
+        self.get(path)?.stat()
     }
     fn list(&self, _: &Path) -> Result<Vec<DirEntry>> {
-        Err(not_there())
+        let names = self.0.iter().filter_map(|(path, _)| Path::new(path).file_name()?.to_str());
+        Ok(names.map(|name| DirEntry { name: name.to_owned(), kind: FileKind::File }).collect())
     }
     fn create_dir_all(&self, _: &Path, _: OwnerMode) -> Result<()> {
         Err(not_there())
@@ -317,7 +387,10 @@ impl Fs for Nothing {
         Err(not_there())
     }
     fn remove_file(&self, _: &Path) -> Result<()> {
-        Err(not_there())
+        Ok(())
+    }
+    fn user(&self) -> Option<u32> {
+        Some(0)
     }
     fn remove_dir_all(&self, _: &Path) -> Result<()> {
         Err(not_there())

@@ -25,3 +25,19 @@ pub use progress::Progress;
 pub use run::{Check, Report, Request, plan_for, run};
 pub use salvage::{Failed, Point, Salvaged, run_or_explain, salvage};
 pub use survey::{Plan, Survey, survey};
+
+use std::path::Path;
+
+use crate::replica::FileInfo;
+use crate::sys::{OwnerMode, World};
+
+/// Reads what lies beside `output` as a follower and a restore of `newest_first` do when they start, and says how
+/// many of these files need not be read again. Only for the fuzzer: what was read is of use in here alone.
+#[doc(hidden)]
+pub fn read_leftovers(world: &World, output: &Path, newest_first: &[FileInfo], listed: u64) -> Option<usize> {
+    let state = follow::StateFiles::new(world, output, OwnerMode::PRIVATE_FILE);
+    if let Ok(Some(saved)) = state.load() {
+        let _ = state.announced(saved);
+    }
+    partial::look(world, output, None, newest_first, listed).map(|left| left.done())
+}

@@ -23,6 +23,17 @@ fn no_kept_input_of_a_fuzz_target_makes_it_panic() {
     }
 }
 
+/// Else the fuzzer would only see records that are refused at once.
+#[test]
+fn some_kept_leftovers_are_gone_on_from() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/leftovers");
+    let inputs = std::fs::read_dir(corpus).unwrap().map(|input| std::fs::read(input.unwrap().path()).unwrap());
+    let mut done: Vec<usize> = inputs.filter_map(|data| targets::gone_on_from(&data)).collect();
+    done.sort_unstable();
+    done.dedup();
+    assert_eq!(done, [0, 1, 2]);
+}
+
 /// Whatever a fuzzer would find first is found without one as well.
 #[test]
 fn no_prefix_and_no_turned_byte_of_a_kept_input_makes_it_panic() {

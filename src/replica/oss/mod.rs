@@ -214,3 +214,14 @@ impl ReplicaClient for OssClient {
         Ok(())
     }
 }
+
+/// Reads an answer to a request for a list, and says how much is in there. Only for the fuzzer.
+///
+/// # Errors
+/// `Corrupt` for anything but a page of a list.
+#[doc(hidden)]
+pub fn read_listing(answer: &[u8]) -> Result<usize> {
+    let page: xml::Page = xml::parse(answer).map_err(Error::corrupt)?;
+    let names = page.contents.iter().map(|object| &object.key).chain(page.common_prefixes.iter().map(|p| &p.prefix));
+    Ok(names.filter_map(|name| list::decoded(name)).count())
+}

@@ -491,6 +491,15 @@ impl ReplicaClient for WebdavClient {
     }
 }
 
+/// Reads an answer to PROPFIND as a listing of `dir`, and says how much is in there. Only for the fuzzer.
+///
+/// # Errors
+/// `Corrupt` for anything but a whole answer.
+#[doc(hidden)]
+pub fn read_listing(answer: &str, dir: &str) -> Result<usize> {
+    Ok(listing::children(listing::parse(answer)?, dir).len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::stream::once;
