@@ -253,8 +253,10 @@ async fn an_idle_writer_that_lost_its_replica_does_not_say_that_all_is_there() {
     managed.sync(true, None).await.unwrap();
     // With nothing to upload, level 0 is listed once; an upload is proof enough.
     let lists = remote.client.calls(Op::List);
+    clock.advance(Duration::from_millis(1));
     managed.sync(true, None).await.unwrap();
     assert_eq!(remote.client.calls(Op::List), lists + 1);
+    clock.advance(Duration::from_millis(1));
     idle.insert(1..2);
     managed.sync(true, None).await.unwrap();
     assert_eq!(remote.client.calls(Op::List), lists + 1);
