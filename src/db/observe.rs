@@ -79,11 +79,7 @@ impl LogView {
 
 impl OpenLog {
     fn open(world: &World, config: &DbConfig) -> Result<Option<Self>> {
-        let file = match world.fs.open(&config.wal_path(), OpenMode::Read) {
-            Ok(file) => file,
-            Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(err) => return Err(err),
-        };
+        let Some(file) = world.fs.open_opt(&config.wal_path(), OpenMode::Read)? else { return Ok(None) };
         let stat = file.stat()?;
         let mut bytes = [0; 32];
         let mut done = 0;

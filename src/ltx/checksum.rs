@@ -7,9 +7,6 @@ use crc_fast::{CrcAlgorithm, Digest};
 
 use crate::types::{Checksum, Pgno};
 
-/// Whether stored checksums are only read: a fuzzer cannot guess them, and what is behind them is to be tried too.
-pub(super) const UNCHECKED: bool = cfg!(fuzzing);
-
 /// A running CRC. Few large updates are much cheaper than many small ones.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Crc(Digest);

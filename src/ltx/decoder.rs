@@ -4,13 +4,14 @@ use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
-use super::checksum::{Crc, UNCHECKED, page_checksum};
+use super::checksum::{Crc, page_checksum};
 use super::header::{Header, Trailer, check_post_apply};
 use super::index::{IndexSum, SIZE_SIZE};
 use super::order::PageOrder;
 use super::page::{self, Encoding, HEADER_SIZE};
 use super::source::{Source, corrupt_at};
 use crate::error::{Error, Result};
+use crate::sys::UNCHECKED;
 use crate::types::{Checksum, Pgno};
 
 /// Reads one LTX file and believes nothing: every rule of `spec: ltx-format` §8 is checked,

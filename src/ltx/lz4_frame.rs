@@ -17,10 +17,10 @@
 
 use std::io::Read;
 
-use super::checksum::UNCHECKED;
 use super::page::max_block;
 use super::source::Source;
 use crate::error::{Error, Result};
+use crate::sys::UNCHECKED;
 
 const MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
 const STORED: u32 = 1 << 31;

@@ -150,13 +150,10 @@ pub(super) async fn give_up_other_history(database: &Database, target: &Target) 
 ///
 /// # Errors
 /// `Corrupt` if the file is damaged; I/O errors.
-pub(super) async fn verified_header(database: &Database, txids: TxidRange) -> Result<Option<Header>> {
+async fn verified_header(database: &Database, txids: TxidRange) -> Result<Option<Header>> {
     let (fs, path) = (database.world.fs.clone(), database.local().path(Level::L0, txids));
     blocking(move || {
-        let file = match fs.open(&path, OpenMode::Read) {
-            Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
+        let Some(file) = fs.open_opt(&path, OpenMode::Read)? else { return Ok(None) };
         let checked = ltx::verify(ltx::FileReader::new(file)).and_then(|(header, ..)| {
             header.check_name(txids)?;
             Ok(header)
@@ -167,7 +164,7 @@ pub(super) async fn verified_header(database: &Database, txids: TxidRange) -> Re
 }
 
 /// Passes on what was read of a local L0 file, unless that is damaged: see [`give_up_if_damaged`].
-async fn healed<T>(database: &Database, txids: TxidRange, read: Result<T>) -> Result<T> {
+pub(super) async fn healed<T>(database: &Database, txids: TxidRange, read: Result<T>) -> Result<T> {
     match read {
         Err(err) if err.kind() == ErrorKind::Corrupt && !mutant("store-damage-stays") => {
             Err(give_up_if_damaged(database, txids, err).await)
@@ -178,7 +175,7 @@ async fn healed<T>(database: &Database, txids: TxidRange, read: Result<T>) -> Re
 
 /// What is to be done about a local L0 file that could not be used because of `err`: if it is damaged, all local
 /// files are given up, and the next one is a full image. Returns what to say.
-pub(super) async fn give_up_if_damaged(database: &Database, txids: TxidRange, err: Error) -> Error {
+async fn give_up_if_damaged(database: &Database, txids: TxidRange, err: Error) -> Error {
     match verified_header(database, txids).await {
         Err(damage) if damage.kind() == ErrorKind::Corrupt => {
             warn!(system = "store", db = %database.name(), txid = %txids.max(), error = %damage,
@@ -196,10 +193,7 @@ pub(super) async fn give_up_if_damaged(database: &Database, txids: TxidRange, er
 pub(super) async fn local_header(database: &Database, txids: TxidRange) -> Result<Option<Header>> {
     let (fs, path) = (database.world.fs.clone(), database.local().path(Level::L0, txids));
     blocking(move || {
-        let file = match fs.open(&path, OpenMode::Read) {
-            Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
+        let Some(file) = fs.open_opt(&path, OpenMode::Read)? else { return Ok(None) };
         let mut head = [0; Header::SIZE];
         read_full_at(file.as_ref(), &mut head, 0).map_err(|e| e.context("read ltx header").at(path.display()))?;
         Header::decode(&head).map(Some)

@@ -232,13 +232,13 @@ impl Target {
 
     async fn close_gaps(&self, database: &Database) -> Result<()> {
         let (gaps, rooted) = self.manifest.read(self.replica(), |m| (gaps(m), is_rooted(m))).await?;
-        if !rooted && gaps.is_empty() && !mutant("store-root-not-missed") {
+        if gaps.is_empty() {
+            if rooted || mutant("store-root-not-missed") {
+                return Ok(());
+            }
             warn!(system = "store", db = %database.name(), replica = self.replica().kind(),
                 "nothing on the replica leads to its newest ltx file, starting from a snapshot");
             return self.snapshot(database).await.map(drop);
-        }
-        if gaps.is_empty() {
-            return Ok(());
         }
         let local = database.local().clone();
         let local = blocking(move || local.list(Level::L0)).await?;
@@ -350,12 +350,7 @@ impl Target {
                 return Ok((at, Pass::More));
             }
             let txids = TxidRange::single(next);
-            let header = match lineage::local_header(database, txids).await {
-                Err(err) if err.kind() == ErrorKind::Corrupt => {
-                    return Err(lineage::give_up_if_damaged(database, txids, err).await);
-                }
-                other => other?,
-            };
+            let header = lineage::healed(database, txids, lineage::local_header(database, txids).await).await?;
             let Some(Header { page_size, wal, .. }) = header else {
                 // The chain cannot be continued file by file; a snapshot spans whatever is missing.
                 info!(system = "store", db = %database.name(), replica = self.replica().kind(), txid = %next,
@@ -433,7 +428,7 @@ impl Target {
                 }
             }
             Err(err) if err.kind() == ErrorKind::Corrupt => {
-                return Err(lineage::give_up_if_damaged(database, txids, err).await);
+                return lineage::healed(database, txids, Err(err)).await;
             }
             other => other.map_err(|e| e.context("write ltx file"))?,
         };
@@ -485,7 +480,7 @@ impl Target {
     /// # Errors
     /// Those of reading the database and of the store.
     pub(super) async fn force_snapshot(&self, database: &Database) -> Result<FileInfo> {
-        let staged = Staged::write(database, self.newest_snapshot().await?).await?;
+        let staged = Staged::write(database, self.snapshot_of_now(database).await?).await?;
         if !mutant("store-snapshot-before-uploads") {
             self.sync(database, None).await?;
         }
@@ -497,7 +492,7 @@ impl Target {
     /// It may hold what was not uploaded yet, so it is made sure before that nobody else has come, and it is taken
     /// back if somebody comes before that is uploaded.
     async fn snapshot(&self, database: &Database) -> Result<(SnapshotInfo, Moment)> {
-        let staged = Staged::write(database, self.newest_snapshot().await?).await?;
+        let staged = Staged::write(database, self.snapshot_of_now(database).await?).await?;
         let snapshot = staged.snapshot;
         self.manifest.forget();
         let (_, proven) = self.check_alone(database, snapshot.txids.max()).await?;
@@ -508,10 +503,12 @@ impl Target {
         Ok((snapshot, proven))
     }
 
-    /// Transaction and time of the newest snapshot of the target.
-    async fn newest_snapshot(&self) -> Result<Option<(Txid, Timestamp)>> {
+    /// Transaction and time of the snapshot that a new one may replace: one that no local transaction is beyond.
+    async fn snapshot_of_now(&self, database: &Database) -> Result<Option<(Txid, Timestamp)>> {
         let newest = |manifest: &Manifest| manifest.level(Level::SNAPSHOT).last().copied();
-        let Some(newest) = self.manifest.read(self.replica(), newest).await? else { return Ok(None) };
+        let newest = self.manifest.read(self.replica(), newest).await?;
+        let local = database.seen().position;
+        let Some(newest) = newest.filter(|file| Some(file.txids.max()) >= local) else { return Ok(None) };
         match lineage::remote_header(self.replica(), &newest).await {
             Err(err) if err.kind() != ErrorKind::NotFound => Err(err),
             header => Ok(header.ok().flatten().map(|header| (newest.txids.max(), header.timestamp))),

@@ -24,6 +24,9 @@ pub fn fault_point(name: &'static str) -> Result<()> {
     }
 }
 
+/// Whether stored checksums are only read: a fuzzer cannot guess them, and what is behind them is to be tried too.
+pub(crate) const UNCHECKED: bool = cfg!(fuzzing);
+
 /// Whether the program is to have the defect `name`: tests of the tests. Always false in release builds, so
 /// that nothing is left of it there. Elsewhere only [`choose_mutant`] chooses one.
 #[inline]

@@ -223,6 +223,18 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
             Err(err) => Err(err),
         }
     }
+
+    /// Like [`Fs::open`], with `None` for a missing file.
+    ///
+    /// # Errors
+    /// I/O errors.
+    fn open_opt(&self, path: &Path, mode: OpenMode) -> Result<Option<Box<dyn File>>> {
+        match self.open(path, mode) {
+            Ok(file) => Ok(Some(file)),
+            Err(err) if err.kind() == crate::error::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
 }
 
 /// `path` with `suffix` appended to its file name: `app.db` + `-wal`.

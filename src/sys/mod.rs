@@ -26,8 +26,8 @@ pub use descriptors::allow_many_descriptors;
 pub(crate) use descriptors::restore_descriptor_limit;
 #[cfg(debug_assertions)]
 pub use fault::choose_mutant;
-pub(crate) use fault::mutant;
 pub use fault::{FaultPoint, fault_point};
+pub(crate) use fault::{UNCHECKED, mutant};
 pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, Modes, OpenMode, OwnerMode};
 pub use http_get::http_get;
 pub use memory::give_memory_back;

@@ -200,12 +200,7 @@ impl Sim {
             return;
         }
         if let Some(turn) = self.squeeze.borrow_mut().next(proc, op, class) {
-            let seed = self.schedule.borrow_mut().next();
-            let turn = |app: &mut App, rng: &mut Rng| app.take(turn, &self.swarm, rng);
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.app_turn(turn, seed))) {
-                self.violate("I13 no panic", panic_text(panic.as_ref()));
-            }
-            return;
+            return self.meanwhile(|app, rng| app.take(turn, &self.swarm, rng));
         }
         let eager = match (proc, op, class) {
             (Proc::Engine, Op::Open, Class::Record) => self.swarm.eager,
@@ -246,9 +241,13 @@ impl Sim {
             return;
         }
         self.interruptions.set(self.interruptions.get() + 1);
+        self.meanwhile(|app, rng| app.nudge(&self.swarm, rng));
+    }
+
+    /// The application's turn in the middle of an operation.
+    fn meanwhile(&self, turn: impl FnOnce(&mut App, &mut Rng)) {
         let seed = self.schedule.borrow_mut().next();
-        let nudge = |app: &mut App, rng: &mut Rng| app.nudge(&self.swarm, rng);
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.app_turn(nudge, seed))) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.app_turn(turn, seed))) {
             self.violate("I13 no panic", panic_text(panic.as_ref()));
         }
     }

@@ -54,7 +54,7 @@ async fn a_new_empty_replica() {
     assert_eq!(new.latest().await, source.rows());
     // Where early local files are gone, a snapshot leads to the present.
     for n in 1..4 {
-        std::fs::remove_file(source.meta().join(format!("ltx/0/{n:016x}-{n:016x}.ltx"))).unwrap();
+        std::fs::remove_file(source.local_l0(n)).unwrap();
     }
     let newer = Remote::new();
     source.insert(20..22);
@@ -163,11 +163,7 @@ async fn a_damaged_local_file_is_not_uploaded() {
         source.insert(1..3);
         let managed = store.find(&source.path()).unwrap();
         managed.sync(false, None).await.unwrap();
-        let path = source.meta().join(format!("ltx/0/{:016x}-{:016x}.ltx", 2, 2));
-        let mut bytes = std::fs::read(&path).unwrap();
-        let at = usize::try_from(at).unwrap_or_else(|_| bytes.len() - 3);
-        bytes[at] ^= 4;
-        std::fs::write(&path, bytes).unwrap();
+        source.turn_bit(2, at);
         let _ = managed.sync(true, None).await;
         managed.sync(true, None).await.unwrap();
         assert_eq!(remote.latest().await, source.rows(), "byte {at}");
@@ -194,10 +190,7 @@ async fn a_damaged_local_file_that_was_uploaded_is_given_up_too() {
         managed.sync(true, None).await.unwrap();
         source.insert(1..3);
         managed.sync(true, None).await.unwrap();
-        let path = source.meta().join(format!("ltx/0/{:016x}-{:016x}.ltx", 2, 2));
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[at] ^= 4;
-        std::fs::write(&path, bytes).unwrap();
+        source.turn_bit(2, at);
         source.insert(3..5);
         remote.client.push(Op::Put, Fault::Refuse(ErrorKind::Unavailable));
         managed.sync(true, None).await.unwrap_err();
@@ -230,7 +223,7 @@ async fn a_forced_snapshot_hides_no_earlier_moment() {
 async fn a_damaged_file_is_refused_at_every_level() {
     let (source, remote) = (Source::new(3), Remote::new());
     source.replicate_once(&Remote::new()).await.unwrap();
-    let path = source.meta().join(format!("ltx/0/{:016x}-{:016x}.ltx", 1, 1));
+    let path = source.local_l0(1);
     let whole = std::fs::read(&path).unwrap();
     let world = litestream::sys::World::system();
     for level in litestream::types::Level::all() {

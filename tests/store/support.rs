@@ -52,6 +52,19 @@ impl Source {
     }
 
     /// One commit per value.
+    /// Where the local level-0 file of a TXID is.
+    pub(crate) fn local_l0(&self, txid: u64) -> PathBuf {
+        self.meta().join(format!("ltx/0/{txid:016x}-{txid:016x}.ltx"))
+    }
+
+    /// Turns one bit of that file over, in the byte at an offset from its start or, below 0, from its end.
+    pub(crate) fn turn_bit(&self, txid: u64, at: i64) {
+        let mut bytes = std::fs::read(self.local_l0(txid)).unwrap();
+        let at = usize::try_from(at.rem_euclid(i64::try_from(bytes.len()).unwrap())).unwrap();
+        bytes[at] ^= 4;
+        std::fs::write(self.local_l0(txid), bytes).unwrap();
+    }
+
     pub(crate) fn insert(&self, values: std::ops::Range<i64>) {
         for value in values {
             self.app.execute("INSERT INTO t VALUES (?1)", [value]).unwrap();
@@ -130,15 +143,17 @@ pub(crate) async fn close(store: Store) {
 
 impl Remote {
     pub(crate) fn new() -> Self {
-        let memory = Arc::new(MemoryClient::new());
+        Self::of(Arc::new(MemoryClient::new()))
+    }
+
+    fn of(memory: Arc<MemoryClient>) -> Self {
         let client = Arc::new(Faulty::new(memory.clone()));
         Self { replica: Replica::new(client.clone(), Layout::Decimal), client, memory }
     }
 
     /// The same objects by another way, where nothing is slow and nothing fails.
     pub(crate) fn beside(&self) -> Self {
-        let client = Arc::new(Faulty::new(self.memory.clone()));
-        Self { replica: Replica::new(client.clone(), Layout::Decimal), client, memory: self.memory.clone() }
+        Self::of(self.memory.clone())
     }
 
     pub(crate) async fn files(&self) -> Vec<FileInfo> {

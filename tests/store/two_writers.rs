@@ -6,6 +6,7 @@ use std::time::Duration;
 use litestream::error::ErrorKind;
 use litestream::replica::faulty::{Fault, Op};
 use litestream::restore::Target;
+use litestream::store::Store;
 use litestream::sys::{ManualClock, World};
 use litestream::types::{Timestamp, Txid};
 
@@ -213,14 +214,20 @@ async fn whoever_finds_more_than_it_has_written_has_lost_the_replica() {
     assert_eq!(remote.latest().await, a.rows());
 }
 
+/// A store whose time passes only when the clock is told so.
+async fn on_a_clock(source: &Source, remote: &Remote) -> (Arc<ManualClock>, Store) {
+    let clock = Arc::new(ManualClock::starting_at(Timestamp::from_millis(1_700_000_000_000)));
+    let world = World { clock: clock.clone(), ..World::system() };
+    let store = open_in(world, vec![source.config(remote)], upkeep()).await.unwrap();
+    (clock, store)
+}
+
 /// While it was idle, another database's transactions took the places of its next ones, and were compacted and
 /// gone from level 0, so that the store has nothing to refuse them for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_was_idle_looks_before_it_goes_on() {
     let (idle, other, remote) = (Source::new(1), Source::new(4), Remote::new());
-    let clock = Arc::new(ManualClock::starting_at(Timestamp::from_millis(1_700_000_000_000)));
-    let world = World { clock: clock.clone(), ..World::system() };
-    let store = open_in(world, vec![idle.config(&remote)], upkeep()).await.unwrap();
+    let (clock, store) = on_a_clock(&idle, &remote).await;
     store.run_once(false, false).await.unwrap();
     assert_eq!(remote.level(0).await, [(1, 1)]);
     other.replicate_once(&remote).await.unwrap();
@@ -243,9 +250,7 @@ async fn a_writer_that_was_idle_looks_before_it_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_writer_that_lost_its_replica_does_not_say_that_all_is_there() {
     let (idle, other, remote) = (Source::new(1), Source::new(4), Remote::new());
-    let clock = Arc::new(ManualClock::starting_at(Timestamp::from_millis(1_700_000_000_000)));
-    let world = World { clock: clock.clone(), ..World::system() };
-    let store = open_in(world, vec![idle.config(&remote)], upkeep()).await.unwrap();
+    let (clock, store) = on_a_clock(&idle, &remote).await;
     let managed = store.find(&idle.path()).unwrap();
     managed.sync(true, None).await.unwrap();
     // What an empty replica holds is not remembered.
@@ -277,7 +282,7 @@ async fn a_snapshot_that_another_writer_overtook_is_taken_back() {
         slow.insert(n..n + 1);
     }
     for n in [1, 2] {
-        std::fs::remove_file(slow.meta().join(format!("ltx/0/{n:016x}-{n:016x}.ltx"))).ok();
+        std::fs::remove_file(slow.local_l0(n)).ok();
     }
     let remote = Remote::new();
     let beside = remote.beside();

@@ -128,9 +128,8 @@ impl Sim {
             }
         };
         let bytes = bytes.ok_or_else(|| ("I5 loud", "a restore that succeeded left nothing".to_owned()))?;
-        let hashes: Vec<u64> =
-            bytes.chunks(report.page_size.len()).enumerate().map(|(n, page)| page_hash(n + 1, page)).collect();
-        let digest = digest_of(hashes.into_iter());
+        let pages = bytes.chunks(report.page_size.len()).enumerate();
+        let digest = digest_of(pages.map(|(n, page)| page_hash(n + 1, page)));
         let txid = report.txid.map_or(0, Txid::get);
         let known = self.book.borrow().digest(txid);
         self.say(|| format!("  restored {target:?}: TXID {txid} of {}", report.timestamp));

@@ -152,9 +152,7 @@ impl Sim {
             n => usize::from(n),
         };
         let hash = |(n, page): (usize, &[u8])| if n == 0 { followed_hash(page) } else { page_hash(n + 1, page) };
-        let hashes: Vec<u64> = data.chunks(page_size).enumerate().map(hash).collect();
-        drop(inner);
-        Ok(Some(digest_of(hashes.into_iter())))
+        Ok(Some(digest_of(data.chunks(page_size).enumerate().map(hash))))
     }
 
     /// With all faults gone a follower gets to the present state.

@@ -715,7 +715,7 @@ impl Sim {
             self.disk.lock().end(Proc::Rival);
         }
         if self.swarm.rival == Some(Rival::OtherDatabase) {
-            // Whoever starts takes the replica over; an idle writer would not notice that it has lost it.
+            // Whoever starts takes the replica over; one that has lost it would only say so.
             self.stop().await;
         }
         self.ensure_daemon().await;
