@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use litestream::types::Timestamp;
 use tokio::time::Instant;
 
+use crate::app::DB;
 use crate::oracle::Oracle;
 use crate::rng::{Rng, mix};
 
@@ -188,6 +189,17 @@ pub(crate) struct Inode {
     pub(crate) locks: Vec<FileLock>,
     pub(crate) shm: Shm,
     mount: u8,
+}
+
+impl Inode {
+    /// Whether sectors differ from what is durable and nobody is going to write them back.
+    fn lacks_sectors(&self) -> bool {
+        let len = self.data.len();
+        (0..len.div_ceil(SECTOR)).filter(|sector| !self.dirty.contains(sector)).any(|sector| {
+            let range = sector * SECTOR..((sector + 1) * SECTOR).min(len);
+            self.durable.get(range.clone()) != Some(&self.data[range])
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -383,7 +395,7 @@ impl Disk {
             elapsed_us: 0,
             wall_ms: 1_700_000_000_000,
             graveyard: Vec::new(),
-            oracle: Oracle::new("/data/db"),
+            oracle: Oracle::new(DB),
             other: Oracle::new(OTHER_DB),
             short_reads: false,
             powersafe: true,
@@ -910,11 +922,12 @@ impl Inner {
 
     /// The power comes back: what was not durable is kept, lost or torn.
     pub(crate) fn reboot(&mut self) {
+        let betrayed = [Path::new(DB), Path::new(OTHER_DB)].map(|db| self.betrays(db));
         let mut rng = self.rng.clone();
         for ino in 0..self.files.len() {
             self.crash_file(ino, &mut rng);
         }
-        self.reboot_dirs(|dir| crash_dir(dir, &mut rng));
+        self.reboot_dirs(betrayed, |dir| crash_dir(dir, &mut rng));
         self.rng = rng;
     }
 
@@ -945,7 +958,7 @@ impl Inner {
             (file.len_changed, file.shortest) = (false, None);
             file.version += 1;
         }
-        self.reboot_dirs(|dir| {
+        self.reboot_dirs([false; 2], |dir| {
             match keep.names {
                 true => dir.durable.clone_from(&dir.names),
                 false => dir.names.clone_from(&dir.durable),
@@ -954,7 +967,13 @@ impl Inner {
         });
     }
 
-    fn reboot_dirs(&mut self, mut crash: impl FnMut(&mut Dir)) {
+    /// Whether a failed sync dropped sectors of a database or its log that nothing has written since.
+    fn betrays(&self, db: &Path) -> bool {
+        let wal = format!("{}-wal", text_of(db));
+        [db, Path::new(&wal)].into_iter().filter_map(|path| self.file_at(path)).any(|ino| self.files[ino].lacks_sectors())
+    }
+
+    fn reboot_dirs(&mut self, [db, other]: [bool; 2], mut crash: impl FnMut(&mut Dir)) {
         for proc in Proc::ALL {
             self.end(proc);
         }
@@ -965,8 +984,8 @@ impl Inner {
         }
         self.dirs.values_mut().for_each(&mut crash);
         self.drop_orphans();
-        self.oracle.power_was_cut();
-        self.other.power_was_cut();
+        self.oracle.power_was_cut(db);
+        self.other.power_was_cut(other);
     }
 
     fn crash_file(&mut self, ino: usize, rng: &mut Rng) {

@@ -47,6 +47,8 @@ pub(crate) struct Outcome {
     pub(crate) failed_syncs: u64,
     pub(crate) full_images: u64,
     pub(crate) checkpoints: u64,
+    /// Runs that ended early: a sync that failed had lost what was to be written, and a power cut brought it out.
+    pub(crate) ruined: u64,
     pub(crate) log: Vec<String>,
 }
 
@@ -178,11 +180,21 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 impl Sim {
     fn violate(&self, invariant: &'static str, text: impl Into<String>) {
+        if self.disk.lock().oracle.ruined {
+            return self.give_up();
+        }
         let text = text.into();
         self.say(|| format!("VIOLATION {invariant}: {text}"));
         self.stopped.set(true);
         let mut outcome = self.outcome.borrow_mut();
         outcome.violation.get_or_insert(Violation { invariant, text });
+    }
+
+    /// A disk that lied about a sync ruined the database: nothing can be expected of anybody.
+    fn give_up(&self) {
+        self.say(|| "the disk ruined the database".to_owned());
+        self.stopped.set(true);
+        self.outcome.borrow_mut().ruined = 1;
     }
 
     fn say(&self, text: impl FnOnce() -> String) {
@@ -660,9 +672,14 @@ impl Sim {
     }
 
     fn check_world(&self) {
-        let broken = self.disk.lock().oracle.broken.take();
+        let (broken, ruined) = {
+            let oracle = &mut self.disk.lock().oracle;
+            (oracle.broken.take(), oracle.ruined)
+        };
         if let Some(broken) = broken {
             self.violate("I6 harmless", broken);
+        } else if ruined {
+            self.give_up();
         }
     }
 

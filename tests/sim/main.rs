@@ -99,6 +99,7 @@ impl Outcome {
         self.failed_syncs += other.failed_syncs;
         self.full_images += other.full_images;
         self.checkpoints += other.checkpoints;
+        self.ruined += other.ruined;
         self.counts.add(&other.counts);
     }
 }
@@ -109,7 +110,7 @@ impl std::fmt::Display for Outcome {
         write!(
             f,
             "{} states, {} syncs ({} failed), {} files ({} full images), {} checkpoints, {} operations, {} faults, \
-             {} times full, {} kills, {} power cuts ({} sectors lost)",
+             {} times full, {} kills, {} power cuts ({} sectors lost), {} databases ruined by a disk that lied",
             self.states,
             self.syncs,
             self.failed_syncs,
@@ -121,7 +122,8 @@ impl std::fmt::Display for Outcome {
             c.full,
             c.kills,
             c.power_cuts,
-            c.torn
+            c.torn,
+            self.ruined
         )
     }
 }

@@ -37,12 +37,17 @@ pub(crate) struct Oracle {
     /// After a power cut the state is one that was committed before, not older than this.
     durable: usize,
     cut: bool,
+    /// At that power cut the disk lacked what it had said it had.
+    betrayed: bool,
     unsure: bool,
     /// Commits may have happened that do not show in a log.
     blind: bool,
     recovered_at: usize,
     /// Something that cannot be.
     pub(crate) broken: Option<String>,
+    /// The disk lost what a sync had promised, and the database has become a mixture: nobody can do anything for
+    /// it any more, and what happens from here on proves nothing.
+    pub(crate) ruined: bool,
     /// Images of all states, kept only when a failure is being looked at.
     pub(crate) images: Option<Vec<Image>>,
 }
@@ -166,7 +171,10 @@ impl Oracle {
         self.recovered_at
     }
 
-    pub(crate) fn power_was_cut(&mut self) {
+    /// The power was cut, and the database's files, `betrayed`, lacked sectors for which a sync had been called
+    /// since they were written.
+    pub(crate) fn power_was_cut(&mut self, betrayed: bool) {
+        self.betrayed = betrayed;
         self.stale = true;
         self.unsure = false;
         self.cut = true;
@@ -199,6 +207,11 @@ impl Oracle {
     pub(crate) fn observe(&mut self, disk: &Inner) {
         let Some(ino) = disk.file_at(&self.path) else { return };
         let file = &disk.files[ino];
+        if file.data.get(18) == Some(&1) {
+            // Somebody left WAL mode: what is committed now shows nowhere but in the file.
+            self.reread();
+            return;
+        }
         let Some(region) = file.shm.regions.first() else { return };
         let mut header = [0; 96];
         for (i, word) in region.iter().take(12).enumerate() {
@@ -285,6 +298,7 @@ impl Oracle {
                 self.broken =
                     Some(format!("a power cut took the database back to state {state}, but {durable} was durable"));
             }
+            None if self.betrayed => self.ruined = true,
             None if !finished => {
                 self.broken = Some("after a power cut the database is in a state it never had".to_owned());
             }
