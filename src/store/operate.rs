@@ -141,16 +141,18 @@ impl Store {
         path: &Path,
         limit: Duration,
     ) -> impl Future<Output = Result<Option<Changed>>> + Send + use<> {
-        let managed = self.shared.registry.remove(path).map(|entry| self.managed(entry));
-        let tracker = self.shared.work.clone();
-        async move {
-            let Some(managed) = managed else { return Ok(None) };
-            let left = async move {
+        let leaving = self.shared.registry.remove(path).map(|entry| {
+            let managed = self.managed(Arc::clone(&entry));
+            entry.leave(async move {
                 let stopped = managed.stop_now(limit).await;
                 managed.forget_series();
                 stopped.map(Some)
-            };
-            to_the_end(tracker.track_future(left)).await
+            })
+        });
+        let tracker = self.shared.work.clone();
+        async move {
+            let Some(leaving) = leaving else { return Ok(None) };
+            to_the_end(tracker.track_future(leaving)).await
         }
     }
 

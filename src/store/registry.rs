@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
@@ -29,8 +29,8 @@ struct State {
     by_path: HashMap<PathBuf, Arc<Entry>>,
     /// Which database writes to which replica.
     by_replica: HashMap<String, PathBuf>,
-    /// Turns of paths, of those that left too while they close.
-    turns: HashMap<PathBuf, Weak<tokio::sync::Mutex<()>>>,
+    /// Of paths that were taken out: what is cancelled once the last engine there has closed.
+    leaving: HashMap<PathBuf, CancellationToken>,
     closing: bool,
 }
 
@@ -41,6 +41,10 @@ pub(super) struct Entry {
     pub(super) health: Arc<Health>,
     /// Held while it is started or stopped.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+    /// Cancelled once an earlier database of its path has closed.
+    free: CancellationToken,
+    /// Cancelled once it was taken out and has closed, and everybody before it.
+    left: CancellationToken,
     running: Mutex<Option<Running>>,
 }
 
@@ -118,20 +122,28 @@ impl Registry {
                 return Err(Refused::Replica(location, other));
             }
         }
-        let turn = state.turns.get(&path).and_then(Weak::upgrade).unwrap_or_default();
-        state.turns.retain(|_, turn| turn.strong_count() > 0);
-        state.turns.insert(path.clone(), Arc::downgrade(&turn));
+        state.leaving.retain(|_, left| !left.is_cancelled());
+        let free = state.leaving.get(&path).cloned().unwrap_or_else(nobody_before);
         let health = Arc::new(health(&config));
-        let entry = Arc::new(Entry { config, health, turn, running: Mutex::new(None) });
+        let entry = Arc::new(Entry {
+            config,
+            health,
+            turn: Arc::default(),
+            free,
+            left: CancellationToken::new(),
+            running: Mutex::new(None),
+        });
         state.entries.push(Arc::clone(&entry));
         state.by_path.insert(path, Arc::clone(&entry));
         Ok(entry)
     }
 
-    /// Takes a database out. It is still running.
+    /// Takes a database out. It is still running, and whoever comes next on its path waits until
+    /// [`Entry::leave`] has ended.
     pub(super) fn remove(&self, path: &Path) -> Option<Arc<Entry>> {
         let mut state = self.state();
         let entry = state.by_path.remove(path)?;
+        state.leaving.insert(path.to_owned(), entry.left.clone());
         state.entries.retain(|other| !Arc::ptr_eq(other, &entry));
         state.by_replica.retain(|_, of| of != path);
         Some(entry)
@@ -169,6 +181,13 @@ impl Registry {
     pub(super) fn is_closing(&self) -> bool {
         self.state().closing
     }
+}
+
+/// What a database waits for that is the first one of its path.
+fn nobody_before() -> CancellationToken {
+    let free = CancellationToken::new();
+    free.cancel();
+    free
 }
 
 fn locations(config: &DatabaseConfig) -> Vec<String> {
@@ -234,8 +253,24 @@ impl Entry {
 pub(super) type Turn = tokio::sync::OwnedMutexGuard<()>;
 
 impl Entry {
-    /// Waits for the turn to start or stop this database, until `give_up`.
+    /// Waits until nobody else is on its path, then for the turn to start or stop this database, until `give_up`.
     pub(super) async fn turn(&self, give_up: &CancellationToken) -> Option<Turn> {
-        give_up.run_until_cancelled(Arc::clone(&self.turn).lock_owned()).await
+        let turn = async {
+            self.free.cancelled().await;
+            Arc::clone(&self.turn).lock_owned().await
+        };
+        give_up.run_until_cancelled(turn).await
+    }
+
+    /// Closes a database that was taken out, with `close`, and lets the next one of its path begin: also if this is
+    /// dropped.
+    pub(super) fn leave<T>(self: Arc<Self>, close: impl Future<Output = T>) -> impl Future<Output = T> {
+        let gone = self.left.clone().drop_guard();
+        async move {
+            let closed = close.await;
+            self.free.cancelled().await;
+            drop(gone);
+            closed
+        }
     }
 }

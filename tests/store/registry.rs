@@ -47,6 +47,42 @@ async fn whatever_is_asked_for_at_once_one_engine_works_and_no_commit_is_lost() 
     assert_eq!(remote.latest().await, source.rows());
 }
 
+/// However the two come to run: who was taken out may get to his end after the next one begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_back_waits_until_who_left_has_closed() {
+    let (source, remote) = (Source::new(1), Remote::new());
+    let store = open(vec![source.config(&remote)]).await.unwrap();
+    store.start();
+    let left = store.find(&source.path()).unwrap();
+    left.sync(true, Some(LONG)).await.unwrap().unwrap();
+    // Two of them, one after the other: the second one of them never got so far as to begin.
+    let leaving = store.take_out(&source.path(), LONG);
+    let (next, config) = (store.clone(), source.config(&remote));
+    let came = tokio::spawn(async move { next.register(config).await });
+    let second = loop {
+        match store.find(&source.path()) {
+            Some(second) => break second,
+            None => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    };
+    let leaving_too = store.take_out(&source.path(), LONG);
+    let (next, config) = (store.clone(), source.config(&remote));
+    let came_again = tokio::spawn(async move { next.register(config).await });
+    let left_too = tokio::spawn(leaving_too);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(left.status().state, RunState::Replicating);
+    assert_eq!(second.status().state, RunState::Stopped);
+    assert_eq!(store.find(&source.path()).unwrap().status().state, RunState::Stopped);
+    leaving.await.unwrap().unwrap();
+    left_too.await.unwrap().unwrap();
+    assert!(came.await.unwrap().unwrap() && came_again.await.unwrap().unwrap());
+    let last = store.find(&source.path()).unwrap();
+    last.sync(true, Some(LONG)).await.unwrap().unwrap();
+    assert_eq!((left.status().state, last.status().state), (RunState::Stopped, RunState::Replicating));
+    close(store).await;
+    assert_eq!(remote.latest().await, source.rows());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_database_is_left_alone_until_it_is_started() {
     let (source, remote) = (Source::new(1), Remote::new());
