@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use litestream::types::TxidRange;
 
-use crate::disk::Inner;
+use crate::disk::{Inner, OTHER_DB};
 use crate::replay::{Layers, decode};
 
 /// Which promise is broken, and how.
@@ -16,6 +16,8 @@ pub(super) type Broken = (&'static str, String);
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Book {
+    /// Whose states these are, if nobody else's can be among them.
+    of: Option<&'static str>,
     states: BTreeMap<u64, Known>,
     seen: HashSet<(String, u64)>,
     /// Objects that could not be checked, because no state before them is known.
@@ -29,6 +31,20 @@ struct Known {
 }
 
 impl Book {
+    /// For objects of this database alone.
+    pub(super) fn of(db: &'static str) -> Self {
+        Self { of: Some(db), ..Self::default() }
+    }
+
+    /// Whether there ever was such a state.
+    pub(super) fn knows(&self, disk: &Inner, digest: u64) -> bool {
+        match self.of {
+            None => disk.was_ever(digest),
+            Some(OTHER_DB) => disk.other.find(digest).is_some(),
+            Some(_) => disk.oracle.find(digest).is_some(),
+        }
+    }
+
     /// Digest of the state of a TXID.
     pub(super) fn digest(&self, txid: u64) -> Option<u64> {
         self.states.get(&txid).map(|known| known.digest)
@@ -78,7 +94,7 @@ impl Book {
                     return Err(("I3 monotone", format!("{key} leads to another state of {max} than known")));
                 }
                 Some(_) => {}
-                None if !disk.was_ever(digest) => {
+                None if !self.knows(disk, digest) => {
                     return Err(("I1 prefix", format!("{key} leads to a state that never was")));
                 }
                 None => drop(self.states.insert(max, Known { layers, digest })),

@@ -23,6 +23,7 @@ use crate::rng::{Rng, hash_bytes, mix};
 
 /// How long a stale list may lag behind.
 const MAX_LAG_US: u64 = 120_000_000;
+const LIES_OF_DELETE: [Lie; 4] = [Lie::LostAnswer, Lie::Undeleted, Lie::HalfDeleted, Lie::Reappears];
 /// Objects in a page of a list.
 const PAGE: usize = 5;
 
@@ -40,8 +41,10 @@ struct State {
     /// Everything that was ever stored, in that order, since somebody asked.
     stored: Vec<(Key, Bytes, Timestamp)>,
     manners: Manners,
-    /// Everything is refused until then.
-    outage_us: u64,
+    /// Requests are refused until then: all, or those of this name.
+    outage: (u64, Option<&'static str>),
+    /// What was deleted and will be there again from then on.
+    undead: Vec<(Key, Object, u64)>,
     rng: Rng,
     versions: u64,
     kill: Option<Kill>,
@@ -80,7 +83,8 @@ impl Bucket {
             gone: Vec::new(),
             stored: Vec::new(),
             manners,
-            outage_us: 0,
+            outage: (0, None),
+            undead: Vec::new(),
             rng: Rng::new(seed),
             versions: 0,
             kill: None,
@@ -102,10 +106,10 @@ impl Bucket {
         self.state().rng = Rng::new(mix(seed ^ hash_bytes(1, self.name.as_bytes())));
     }
 
-    /// Refuses everything for so long.
-    pub(super) fn outage(&self, time: Duration) {
+    /// Refuses everything for so long, or only requests of one name.
+    pub(super) fn outage(&self, time: Duration, denied: Option<&'static str>) {
         let until = self.disk.elapsed_us() + u64::try_from(time.as_micros()).unwrap_or(0);
-        self.state().outage_us = until;
+        self.state().outage = (until, denied);
     }
 
     /// Lets a process die at its `n`-th request from now.
@@ -168,6 +172,17 @@ impl State {
     fn remove(&mut self, now_us: u64, key: &Key) {
         if let Some(old) = self.objects.remove(key) {
             self.gone.push((key.clone(), old, now_us));
+        }
+    }
+
+    /// What was deleted and is due comes back, unless there is something in its place.
+    fn haunt(&mut self, now_us: u64) {
+        for (key, object, from) in std::mem::take(&mut self.undead) {
+            if from > now_us {
+                self.undead.push((key, object, from));
+            } else {
+                self.objects.entry(key).or_insert(object);
+            }
         }
     }
 
@@ -246,9 +261,18 @@ impl BucketClient {
         let kill_after = self.die();
         self.unless_dead().await;
         let mut state = self.bucket.state();
-        if state.outage_us > disk.elapsed_us() {
-            state.lies.count(Lie::Outage);
-            return Err(refused(&mut rng));
+        let now_us = disk.elapsed_us();
+        state.haunt(now_us);
+        match state.outage {
+            (until, None) if until > now_us => {
+                state.lies.count(Lie::Outage);
+                return Err(refused(&mut rng));
+            }
+            (until, Some(denied)) if until > now_us && denied == name => {
+                state.lies.count(Lie::Denied);
+                return Err(Error::new(ErrorKind::PermissionDenied, format!("not allowed to {name}")));
+            }
+            _ => {}
         }
         if lie == Some(Lie::Refused) {
             state.lies.count(Lie::Refused);
@@ -414,7 +438,7 @@ impl ReplicaClient for BucketClient {
 
     async fn delete(&self, keys: &[Key]) -> Result<()> {
         let Some(first) = keys.first() else { return Ok(()) };
-        let mut request = self.begin("delete", first, &[Lie::LostAnswer, Lie::Undeleted, Lie::HalfDeleted]).await?;
+        let mut request = self.begin("delete", first, &LIES_OF_DELETE).await?;
         let now_us = self.bucket.disk.elapsed_us();
         let failed = {
             let mut state = self.bucket.state();
@@ -424,6 +448,12 @@ impl ReplicaClient for BucketClient {
                 wanted = request.rng.index(keys.len());
             }
             for key in &keys[..wanted] {
+                if request.lie == Some(Lie::Reappears)
+                    && let Some(object) = state.objects.get(key).cloned()
+                {
+                    state.lies.count(Lie::Reappears);
+                    state.undead.push((key.clone(), object, now_us + request.rng.below(MAX_LAG_US)));
+                }
                 state.remove(now_us, key);
             }
             request.lie == Some(Lie::HalfDeleted)

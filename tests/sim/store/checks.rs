@@ -9,7 +9,7 @@ use litestream::restore::{self, Request, Target};
 use litestream::types::{Level, Timestamp, Txid};
 
 use super::book::Broken;
-use super::sim::Sim;
+use super::sim::{NEIGHBOUR, Sim};
 use super::site::{Site, Stored, parse};
 use crate::disk::{Class, Proc, Who};
 use crate::fs::world;
@@ -32,7 +32,10 @@ impl Sim {
         if self.is_stopped() || self.disk.lock().off {
             return;
         }
-        let broken = self.disk.lock().oracle.broken.take();
+        let broken = {
+            let inner = &mut *self.disk.lock();
+            [&mut inner.oracle, &mut inner.other].into_iter().find_map(|oracle| oracle.broken.take())
+        };
         if let Some(broken) = broken {
             return self.violate("I6 harmless", broken);
         }
@@ -47,8 +50,8 @@ impl Sim {
     fn check_site(&self, n: usize, site: &Site, reported: Option<u64>) -> Result<(), Broken> {
         let stored = site.take_stored();
         let mut contents = site.contents(&self.disk);
-        let inner = self.disk.lock();
-        let mut book = self.book.borrow_mut();
+        let mut inner = self.disk.lock();
+        let mut book = self.book_of(n).borrow_mut();
         for (key, bytes, created) in &stored {
             let Some((level, txids)) = parse(key) else {
                 return Err(("I8 tidy", format!("{key} was stored")));
@@ -92,7 +95,7 @@ impl Sim {
             // It is the other's now. That this was not so when something was acknowledged, was looked at then.
             return Ok(());
         }
-        match inner.oracle.find(digest) {
+        match inner.oracle_of(self.db_of(n)).find(digest) {
             None => Err(("I1 prefix", format!("site {n} leads to a state that never was"))),
             Some(state) if state < acked => {
                 Err(("I2 ack", format!("site {n} leads to state {state}, but {acked} was acknowledged")))
@@ -131,9 +134,9 @@ impl Sim {
         let pages = bytes.chunks(report.page_size.len()).enumerate();
         let digest = digest_of(pages.map(|(n, page)| page_hash(n + 1, page)));
         let txid = report.txid.map_or(0, Txid::get);
-        let known = self.book.borrow().digest(txid);
+        let known = self.book_of(n).borrow().digest(txid);
         self.say(|| format!("  restored {target:?}: TXID {txid} of {}", report.timestamp));
-        if !self.disk.lock().was_ever(digest) {
+        if !self.book_of(n).borrow().knows(&self.disk.lock(), digest) {
             return Err(("I1 prefix", format!("a restore of {target:?} gave a state that never was")));
         }
         if known.is_some_and(|known| known != digest) {
@@ -161,7 +164,7 @@ impl Sim {
         let target = match rng.below(3) {
             0 => Target::Latest,
             1 => {
-                let known = self.book.borrow().txids();
+                let known = self.book_of(n).borrow().txids();
                 let Some(txid) = (!known.is_empty()).then(|| rng.pick(&known)).and_then(Txid::new) else { return };
                 Target::Txid(txid)
             }
@@ -178,9 +181,9 @@ impl Sim {
         }
         let verdict = match (target, restored) {
             (Target::Latest, Ok(restored)) => {
-                let inner = self.disk.lock();
-                let state = inner.oracle.find(restored.digest).unwrap_or(0);
-                let others = inner.other.find(restored.digest).is_some();
+                let mut inner = self.disk.lock();
+                let state = inner.oracle_of(self.db_of(n)).find(restored.digest).unwrap_or(0);
+                let others = !self.is_alone() && inner.other.find(restored.digest).is_some();
                 drop(inner);
                 (state < acked && !others)
                     .then(|| ("I2 ack", format!("a restore gave state {state}, {acked} was acknowledged")))
@@ -233,12 +236,13 @@ impl Sim {
             if self.is_stopped() {
                 return;
             }
-            let now = self.disk.lock().oracle.now();
+            let db = self.db_of(n);
+            let now = self.disk.lock().oracle_of(db).now();
             match self.restore(n, true, Target::Latest).await {
                 Err(broken) => self.broken(broken),
                 Ok(Err(err)) => self.violate("I7 live", format!("{when}: site {n} cannot be restored: {err}")),
                 // The program itself may commit meanwhile.
-                Ok(Ok(restored)) if self.disk.lock().oracle.find(restored.digest) < Some(now) => {
+                Ok(Ok(restored)) if self.disk.lock().oracle_of(db).find(restored.digest) < Some(now) => {
                     self.violate("I7 live", format!("{when}: site {n} does not give the present state"));
                 }
                 Ok(Ok(_)) => {}
@@ -254,8 +258,9 @@ impl Sim {
         let left = {
             let inner = self.disk.lock();
             // What the other program leaves, it finds when it starts again.
-            let ours =
-                |path: &std::path::PathBuf| path.starts_with("/data/.db-litestream") || path.starts_with("/backup");
+            let places = ["/data/.db-litestream", "/backup", NEIGHBOUR.meta];
+            let places = if self.is_alone() { &places[..] } else { &places[..2] };
+            let ours = |path: &std::path::PathBuf| places.iter().any(|place| path.starts_with(place));
             let temp = |path: &&std::path::PathBuf| Class::of(path) == Class::Temp && ours(path);
             inner.walk().iter().find(temp).cloned()
         };
@@ -267,7 +272,7 @@ impl Sim {
             }
         }
         // What a store has lost is not put back into every level.
-        let whole = self.sites.iter().enumerate().filter(|_| !self.swarm.forgetful);
+        let whole = self.sites.iter().enumerate().filter(|(_, site)| !self.swarm.forgetful && !site.is_haunted());
         for (n, site) in whole {
             let contents = site.contents(&self.disk);
             let manifest = Manifest::new(contents.iter().map(|stored| stored.file));

@@ -32,18 +32,14 @@ pub(super) struct Place {
     pub(super) meta: &'static str,
 }
 
+/// A database, and where its files go.
+pub(super) type Tenant<'a> = (Place, &'a [Site]);
+
 fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn config(
-    swarm: &StoreSwarm,
-    place: Place,
-    disk: &Arc<Disk>,
-    who: Who,
-    seed: u64,
-    sites: &[Site],
-) -> Result<StoreConfig> {
+fn database((place, sites): Tenant<'_>, swarm: &StoreSwarm, disk: &Arc<Disk>, who: Who, seed: u64) -> DatabaseConfig {
     let base = &swarm.base;
     let db = DbConfig {
         busy_timeout: Duration::from_millis(3),
@@ -58,11 +54,14 @@ fn config(
         sync_interval: Duration::from_millis(swarm.sync_interval_ms),
         max_files: swarm.max_files.and_then(NonZeroUsize::new),
     };
-    let database = DatabaseConfig {
+    DatabaseConfig {
         db,
         monitor_interval: Some(Duration::from_millis(swarm.monitor_ms)),
         targets: sites.iter().map(target).collect(),
-    };
+    }
+}
+
+fn config(swarm: &StoreSwarm, databases: Vec<DatabaseConfig>) -> Result<StoreConfig> {
     let upkeep = UpkeepConfig {
         levels: Levels::new(swarm.levels.iter().copied().map(seconds).collect())?,
         snapshot_interval: seconds(swarm.snapshot_interval),
@@ -76,23 +75,23 @@ fn config(
         validation_interval: swarm.validation.map(seconds),
     };
     let shutdown = ShutdownPolicy { timeout: seconds(30), interval: Duration::from_millis(500) };
-    Ok(StoreConfig { databases: vec![database], shutdown, upkeep })
+    Ok(StoreConfig { databases, shutdown, upkeep })
 }
 
 impl Daemon {
-    /// Starts the program, without its tasks.
+    /// Starts the program with these databases, without its tasks. The first one is what it is mostly asked about.
     pub(super) async fn open(
         swarm: &StoreSwarm,
-        place: Place,
+        tenants: &[Tenant<'_>],
         disk: &Arc<Disk>,
         proc: Proc,
-        sites: &[Site],
     ) -> Result<Self> {
         let who = disk.who(proc);
         let seed = disk.lock().seed_of_life(who);
-        let config = config(swarm, place, disk, who, seed, sites)?;
+        let databases = tenants.iter().map(|&tenant| database(tenant, swarm, disk, who, seed)).collect();
+        let config = config(swarm, databases)?;
         let store = Store::open(world(disk, who, seed), Arc::new(ProcessSqlite(who)), config).await?;
-        let managed = store.find(Path::new(place.db)).expect("the database that was configured");
+        let managed = store.find(Path::new(tenants[0].0.db)).expect("the database that was configured");
         Ok(Self { who, store, managed })
     }
 

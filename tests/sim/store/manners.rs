@@ -13,6 +13,8 @@ pub(super) enum Lie {
     Refused,
     /// Refused because the whole store is out of reach for a while.
     Outage,
+    /// Refused because one kind of request is not allowed for a while.
+    Denied,
     /// An error, although it has happened.
     LostAnswer,
     /// `Exists` for an object that this very request has made.
@@ -35,13 +37,16 @@ pub(super) enum Lie {
     Undeleted,
     /// A deletion that fails when some of it is done.
     HalfDeleted,
+    /// A deletion that is done, and some time later what was deleted is there again.
+    Reappears,
 }
 
 impl Lie {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Slow,
         Self::Refused,
         Self::Outage,
+        Self::Denied,
         Self::LostAnswer,
         Self::Conflict,
         Self::StaleList,
@@ -53,6 +58,7 @@ impl Lie {
         Self::BrokenBody,
         Self::Undeleted,
         Self::HalfDeleted,
+        Self::Reappears,
     ];
 
     /// Whether a list does not show what is there: what others have to say about it is void then.
@@ -111,7 +117,7 @@ impl Manners {
     pub(super) const PERFECT: Self = Self { permille: 0, kinds: Vec::new(), pause_ms: 0 };
 
     pub(super) fn draw_from(rng: &mut Rng) -> Self {
-        let kinds = Lie::ALL.into_iter().filter(|lie| *lie != Lie::Outage);
+        let kinds = Lie::ALL.into_iter().filter(|lie| !matches!(lie, Lie::Outage | Lie::Denied));
         // Most stores show what is there: with those more can be asked of us.
         let misleading = rng.permille(300);
         let kinds = kinds.filter(|lie| misleading || !lie.misleads()).filter(|_| rng.permille(600)).collect();
@@ -121,6 +127,12 @@ impl Manners {
     /// Whether a request can take longer than a few seconds.
     pub(super) fn is_slow(&self) -> bool {
         self.kinds.contains(&Lie::Slow)
+    }
+
+    /// A store that is never seen to behave badly in this way.
+    pub(super) fn without(mut self, lie: Lie) -> Self {
+        self.kinds.retain(|kind| *kind != lie);
+        self
     }
 
     /// The same store on a bad day.

@@ -7,6 +7,7 @@ mod daemon;
 mod follower;
 mod gate;
 mod manners;
+mod neighbour;
 mod sim;
 mod site;
 mod sqlite;

@@ -27,6 +27,8 @@ use crate::vfs;
 
 const META: &str = "/data/.db-litestream";
 const PLACE: Place = Place { db: DB, meta: META };
+/// Where the second database of the program lies, or a rival's.
+pub(super) const NEIGHBOUR: Place = Place { db: OTHER_DB, meta: "/data/.db2-litestream" };
 
 /// What a run did.
 #[derive(Debug, Clone, Default)]
@@ -55,13 +57,17 @@ pub(super) struct Sim {
     foreign: RefCell<App>,
     daemon: RefCell<Option<Daemon>>,
     rival: RefCell<Option<Daemon>>,
-    /// Of the other database.
-    other_app: RefCell<Option<App>>,
+    /// Of the other database: a rival's, or our neighbour.
+    pub(super) other_app: RefCell<Option<App>>,
     pub(super) follower: RefCell<Option<Follower>>,
     /// The newest state that a reader of the follower's database has seen.
     pub(super) followed: Cell<usize>,
+    /// Targets, those of the first database first.
     pub(super) sites: Vec<Site>,
-    pub(super) book: RefCell<Book>,
+    /// How many are of the first database.
+    pub(super) ours: usize,
+    /// Of the first database, and of the neighbour.
+    pub(super) books: [RefCell<Book>; 2],
     /// For each site the newest state that was acknowledged.
     pub(super) acked: Vec<Cell<usize>>,
     schedule: RefCell<Rng>,
@@ -92,7 +98,7 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
     let mut app = App::new(&disk, Proc::App);
     app.create(&swarm.base);
     app.end(false);
-    let other_app = (swarm.rival == Some(Rival::OtherDatabase)).then(|| {
+    let other_app = (swarm.rival == Some(Rival::OtherDatabase) || swarm.neighbour.is_some()).then(|| {
         let mut app = App::of(&disk, Proc::Foreign, OTHER_DB);
         app.create(&swarm.base);
         app.end(false);
@@ -102,9 +108,8 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
     disk.lock().mkdir_all(Path::new("/follow"));
     disk.lock().sync_all();
     let names = ["first", "second", "third"];
-    let sites: Vec<Site> = swarm
-        .sites
-        .iter()
+    let kinds = swarm.sites.iter().chain(&swarm.neighbour);
+    let sites: Vec<Site> = kinds
         .zip(names)
         .map(|(kind, name)| match kind {
             Kind::Bucket => {
@@ -125,7 +130,11 @@ pub(crate) fn run(seed: u64, swarm: &StoreSwarm, acts: &[Act], verbose: bool) ->
         lossy: sites.iter().map(|_| Cell::new(false)).collect(),
         first_snapshot: sites.iter().map(|_| Cell::new(None)).collect(),
         sites,
-        book: RefCell::default(),
+        ours: swarm.sites.len(),
+        books: match swarm.neighbour {
+            Some(_) => [Book::of(DB), Book::of(OTHER_DB)].map(RefCell::new),
+            None => <[RefCell<Book>; 2]>::default(),
+        },
         swarm: swarm.clone(),
         schedule: RefCell::new(Rng::new(mix(seed))),
         outcome: RefCell::default(),
@@ -181,8 +190,8 @@ impl Sim {
         outcome.states = inner.oracle.now() as u64;
         outcome.simulated_seconds = inner.elapsed_us / 1_000_000;
         drop(inner);
-        outcome.unchecked = self.book.borrow().unchecked;
-        outcome.txids = self.book.borrow().txids().len() as u64;
+        outcome.unchecked = self.books.iter().map(|book| book.borrow().unchecked).sum();
+        outcome.txids = self.books.iter().map(|book| book.borrow().txids().len() as u64).sum();
         for bucket in self.buckets() {
             let (requests, lies) = bucket.lies();
             outcome.requests += requests;
@@ -349,8 +358,9 @@ impl Sim {
             Act::Outage(_) => {
                 self.ensure_daemon().await;
                 let seconds = rng.pick(&[1, 10, 100, 300]);
+                let denied = rng.pick(&[None, None, Some("list"), Some("get"), Some("put"), Some("delete")]);
                 if let Some(bucket) = self.buckets().nth(rng.index(self.sites.len())) {
-                    bucket.outage(Duration::from_secs(rng.below(seconds)));
+                    bucket.outage(Duration::from_secs(rng.below(seconds)), denied);
                 }
                 self.live_and_sync(&mut rng).await;
             }
@@ -362,10 +372,12 @@ impl Sim {
             Act::Rival(_) => self.rival_acts(&mut rng).await,
             Act::LoseObjects(_) => self.lose_objects(&mut rng),
             Act::Follow(_) => self.follow_for_a_while(&mut rng).await,
+            Act::Neighbour(_) => self.neighbour_acts(&mut rng).await,
             Act::LoseState(_) => {
                 self.stop().await;
+                let whose = if rng.permille(700) { PLACE } else { NEIGHBOUR };
                 let mut inner = self.disk.lock();
-                inner.remove_tree(Path::new(META));
+                inner.remove_tree(Path::new(whose.meta));
                 inner.sync_all();
             }
         }
@@ -396,7 +408,7 @@ impl Sim {
             drop(daemon);
             self.bury().await;
         }
-        match Daemon::open(&self.swarm, PLACE, &self.disk, Proc::Engine, &self.sites).await {
+        match self.open_daemon().await {
             Ok(daemon) => {
                 self.say(|| "  the daemon starts".to_owned());
                 daemon.store.start();
@@ -410,7 +422,17 @@ impl Sim {
         }
     }
 
-    fn is_dead(&self) -> bool {
+    /// The program with what it is configured for.
+    async fn open_daemon(&self) -> DbResult<Daemon> {
+        let (ours, neighbours) = self.sites.split_at(self.ours);
+        let mut tenants = vec![(PLACE, ours)];
+        if self.swarm.neighbour.is_some() {
+            tenants.push((NEIGHBOUR, neighbours));
+        }
+        Daemon::open(&self.swarm, &tenants, &self.disk, Proc::Engine).await
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
         self.daemon.borrow().as_ref().is_none_or(|daemon| self.disk.is_dead(daemon.who))
     }
 
@@ -434,7 +456,7 @@ impl Sim {
     }
 
     /// What `work` comes to; `None` if the daemon dies first.
-    async fn unless_dead<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn unless_dead<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(work);
         loop {
             tokio::select! {
@@ -460,7 +482,7 @@ impl Sim {
             Some(Ok(synced)) => {
                 self.say(|| format!("  sync: {synced:?}"));
                 if let Some(txid) = synced.and_then(|synced| synced.txid) {
-                    self.acknowledged(before);
+                    self.acknowledged(DB, before);
                     self.must_be_ours(txid, newest, false);
                 }
                 self.check();
@@ -475,11 +497,22 @@ impl Sim {
     }
 
     /// Everything up to this state was said to be in every target.
-    fn acknowledged(&self, before: usize) {
-        let bound = before.max(self.disk.lock().oracle.recovered_at());
-        for acked in &self.acked {
+    pub(super) fn acknowledged(&self, db: &str, before: usize) {
+        let bound = before.max(self.disk.lock().oracle_of(db).recovered_at());
+        for (n, acked) in self.acked.iter().enumerate().filter(|(n, _)| self.db_of(*n) == db) {
+            self.say(|| format!("  state {bound} is said to be at site {n}"));
             acked.set(acked.get().max(bound));
         }
+    }
+
+    /// Whose files a target holds.
+    pub(super) fn db_of(&self, n: usize) -> &'static str {
+        if n < self.ours { DB } else { OTHER_DB }
+    }
+
+    /// What is known of the TXIDs of a target.
+    pub(super) fn book_of(&self, n: usize) -> &RefCell<Book> {
+        &self.books[usize::from(n >= self.ours)]
     }
 
     /// Whether nobody else writes to the replica.
@@ -505,7 +538,7 @@ impl Sim {
         if newest != Some(txid) && (newest != before || misled) {
             return;
         }
-        let Some(digest) = newest.and_then(|newest| self.book.borrow().digest(newest.get())) else { return };
+        let Some(digest) = newest.and_then(|newest| self.books[0].borrow().digest(newest.get())) else { return };
         let inner = self.disk.lock();
         let oracle = if others { &inner.other } else { &inner.oracle };
         let found = oracle.find(digest).is_some();
@@ -522,7 +555,7 @@ impl Sim {
         let place = match kind {
             Rival::Twin => PLACE,
             Rival::OtherState => Place { db: DB, meta: "/data/.twin-litestream" },
-            Rival::OtherDatabase => Place { db: OTHER_DB, meta: "/data/.db2-litestream" },
+            Rival::OtherDatabase => NEIGHBOUR,
         };
         if let Some(app) = self.other_app.borrow_mut().as_mut() {
             for _ in 0..rng.below(4) {
@@ -533,7 +566,7 @@ impl Sim {
         let running = self.rival.borrow().clone().filter(|rival| !self.disk.is_dead(rival.who));
         let rival = match running {
             Some(rival) => rival,
-            None => match Daemon::open(&self.swarm, place, &self.disk, Proc::Rival, &self.sites).await {
+            None => match Daemon::open(&self.swarm, &[(place, &self.sites)], &self.disk, Proc::Rival).await {
                 Ok(rival) => {
                     self.say(|| "  the other program starts".to_owned());
                     rival.store.start();
@@ -552,7 +585,7 @@ impl Sim {
             if let Some(txid) = txid.filter(|_| !self.disk.is_dead(rival.who)) {
                 match others {
                     true => self.must_be_ours(txid, newest, true),
-                    false => self.acknowledged(before),
+                    false => self.acknowledged(DB, before),
                 }
             }
         }
@@ -587,18 +620,18 @@ impl Sim {
     async fn once(&self, rng: &mut Rng) {
         self.stop().await;
         self.bury().await;
-        let opened = Daemon::open(&self.swarm, PLACE, &self.disk, Proc::Engine, &self.sites).await;
+        let opened = self.open_daemon().await;
         let daemon = match opened {
             Ok(daemon) => daemon,
             Err(err) => return self.violate("I7 live", format!("the program does not start: {err}")),
         };
         self.daemon.replace(Some(daemon.clone()));
-        let before = self.disk.lock().oracle.now();
+        let before = [DB, OTHER_DB].map(|db| (db, self.disk.lock().oracle_of(db).now()));
         let (snapshot, retention) = (rng.permille(500), rng.permille(500));
         let done = self.unless_dead(daemon.store.run_once(snapshot, retention)).await;
         self.say(|| format!("  once: {done:?}"));
         if matches!(done, Some(Ok(()))) {
-            self.acknowledged(before);
+            before.into_iter().for_each(|(db, before)| self.acknowledged(db, before));
             self.check();
         }
         drop(daemon);
@@ -626,6 +659,7 @@ impl Sim {
         if let Err(text) = self.catch_up().await {
             return self.violate("I7 live", format!("after a store has lost objects a sync fails: {text}"));
         }
+        self.neighbour_catches_up().await;
         let now = self.disk.wall();
         for (lossy, first) in self.lossy.iter().zip(&self.first_snapshot) {
             if lossy.replace(false) {
@@ -704,10 +738,13 @@ impl Sim {
         for bucket in self.buckets() {
             bucket.disarm();
             bucket.set_manners(Manners::PERFECT);
-            bucket.outage(Duration::ZERO);
+            bucket.outage(Duration::ZERO, None);
         }
         self.app.borrow_mut().end(false);
         self.foreign.borrow_mut().end(false);
+        if let Some(app) = self.other_app.borrow_mut().as_mut() {
+            app.end(false);
+        }
         if let Some(rival) = self.rival.take()
             && !self.disk.is_dead(rival.who)
         {
@@ -723,8 +760,12 @@ impl Sim {
         if let Err(text) = self.catch_up().await {
             return self.violate("I7 live", format!("with all faults gone a sync still fails: {text}"));
         }
+        self.neighbour_catches_up().await;
         self.exactly_now("after the faults").await;
-        let last_words = self.app.borrow_mut().last_words(&mut Rng::new(5));
+        let mut last_words = self.app.borrow_mut().last_words(&mut Rng::new(5));
+        if let Some(app) = self.other_app.borrow_mut().as_mut().filter(|_| self.swarm.neighbour.is_some()) {
+            last_words = last_words.and_then(|()| app.last_words(&mut Rng::new(6)));
+        }
         if let Err(text) = last_words {
             return self.violate("I6 harmless", format!("the application cannot write any more: {text}"));
         }
@@ -745,6 +786,7 @@ impl Sim {
         if let Err(text) = self.catch_up().await {
             return self.violate("I7 live", format!("after a restart a sync fails: {text}"));
         }
+        self.neighbour_catches_up().await;
         let longest = self.swarm.levels.iter().copied().chain([self.swarm.snapshot_retention]).max().unwrap_or(0);
         tokio::time::sleep(Duration::from_secs((2 * longest + 30).min(200))).await;
         self.exactly_now("after a restart").await;
@@ -786,12 +828,13 @@ impl Sim {
     /// Whether every target is said to hold the present state.
     fn is_caught_up(&self) -> bool {
         self.check();
-        let now = {
-            let inner = self.disk.lock();
-            inner.oracle.digest_at(inner.oracle.now())
-        };
-        let book = self.book.borrow();
-        self.positions().iter().all(|txid| txid.and_then(|txid| book.digest(txid)) == Some(now))
+        let positions = self.positions();
+        positions.iter().enumerate().all(|(n, txid)| {
+            let mut inner = self.disk.lock();
+            let oracle = inner.oracle_of(self.db_of(n));
+            let digest = txid.and_then(|txid| self.book_of(n).borrow().digest(txid));
+            digest == Some(oracle.digest_at(oracle.now()))
+        })
     }
 
     pub(super) fn positions(&self) -> Vec<Option<u64>> {
@@ -799,7 +842,11 @@ impl Sim {
         let Some(daemon) = daemon.filter(|daemon| !self.disk.is_dead(daemon.who)) else {
             return vec![None; self.sites.len()];
         };
-        let targets = daemon.managed.status().targets;
-        targets.iter().map(|target| target.position.map(Txid::get)).collect()
+        let neighbour = daemon.store.find(Path::new(OTHER_DB));
+        let known = [Some(daemon.managed), neighbour].into_iter().flatten();
+        let targets = known.flat_map(|managed| managed.status().targets);
+        let mut positions: Vec<_> = targets.map(|target| target.position.map(Txid::get)).collect();
+        positions.resize(self.sites.len(), None);
+        positions
     }
 }

@@ -10,6 +10,7 @@ use litestream::replica::{FileInfo, Layout, Replica, ReplicaClient};
 use litestream::types::{Level, Timestamp};
 
 use super::bucket::Bucket;
+use super::manners::Lie;
 use crate::disk::{Disk, Entry, Proc, Who};
 use crate::fs::world;
 
@@ -48,6 +49,11 @@ impl Site {
             Self::Directory(root) => Arc::new(FileClient::new(world(disk, who, seed), root.clone())),
         };
         Replica::new(client, Layout::Decimal)
+    }
+
+    /// Whether something that was deleted has come back.
+    pub(super) fn is_haunted(&self) -> bool {
+        matches!(self, Self::Bucket(bucket) if bucket.lies().1.of(Lie::Reappears) > 0)
     }
 
     /// The place without faults.

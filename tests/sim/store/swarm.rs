@@ -1,6 +1,6 @@
 //! What one seed of the whole program is made of.
 
-use super::manners::Manners;
+use super::manners::{Lie, Manners};
 use super::site::Kind;
 use crate::rng::{Rng, mix};
 use crate::swarm::Swarm;
@@ -41,6 +41,8 @@ pub(crate) struct StoreSwarm {
     pub(crate) rival: Option<Rival>,
     /// Stores lose what they have acknowledged. Not where local state is lost too: then nobody knows what there was.
     pub(crate) forgetful: bool,
+    /// The program has a second database, with a target of its own.
+    pub(crate) neighbour: Option<Kind>,
     /// Somebody follows the first target, whose page size stays and which keeps what it has.
     pub(crate) followed: bool,
 }
@@ -88,6 +90,8 @@ pub(crate) enum Act {
     LoseObjects(u64),
     /// Somebody follows the first target.
     Follow(u64),
+    /// Something happens to the second database of the program.
+    Neighbour(u64),
 }
 
 impl Act {
@@ -112,7 +116,8 @@ impl Act {
             | Self::LoseState(s)
             | Self::Rival(s)
             | Self::LoseObjects(s)
-            | Self::Follow(s) => s,
+            | Self::Follow(s)
+            | Self::Neighbour(s) => s,
         }
     }
 }
@@ -140,6 +145,8 @@ impl StoreSwarm {
         let sites = if rival.is_some() { &sites[..1] } else { sites };
         let snapshot_interval = rng.pick(&[10, 60, 200]);
         let manners = Manners::draw_from(&mut rng);
+        // What a loser has taken back must stay away.
+        let manners = if rival.is_some() { manners.without(Lie::Reappears) } else { manners };
         // Level 0 is where two writers meet: what is there must stay for longer than a request can take.
         let l0_retention: &[Option<u64>] = match (rival, manners.is_slow()) {
             (None, _) => &[None, Some(1), Some(20), Some(300)],
@@ -149,6 +156,8 @@ impl StoreSwarm {
         let lost_state = rng.permille(300);
         let forgetful = rng.permille(150) && rival.is_none() && !lost_state;
         let reformat = base.reformat;
+        let neighbour = rng.pick(&[Kind::Bucket, Kind::Bucket, Kind::Directory]);
+        let neighbour = (rng.permille(250) && rival.is_none()).then_some(neighbour);
         Self {
             base,
             sites: sites.to_vec(),
@@ -168,6 +177,7 @@ impl StoreSwarm {
             lost_state,
             rival,
             forgetful,
+            neighbour,
             followed: rng.permille(200) && rival.is_none() && !forgetful && !reformat,
         }
     }
@@ -200,6 +210,7 @@ pub(crate) fn acts(seed: u64, swarm: &StoreSwarm) -> Vec<Act> {
             91..96 if swarm.rival.is_some() => Act::Rival(s),
             91..94 if swarm.forgetful => Act::LoseObjects(s),
             94..100 if swarm.followed => Act::Follow(s),
+            88..94 if swarm.neighbour.is_some() => Act::Neighbour(s),
             91..94 if base.foreign => Act::Foreign(s),
             _ => Act::App(s),
         });
