@@ -15,7 +15,7 @@ use super::database::Database;
 use super::lineage::{self, Kinship};
 use super::retry::{Outages, Retry};
 use super::staged::Staged;
-use crate::compaction::{Compactor, Cure, Limits, Manifest, SharedManifest, cure, gaps, is_rooted};
+use crate::compaction::{Compactor, Cure, Gap, Limits, Manifest, SharedManifest, cure, gaps, is_rooted};
 use crate::db::SnapshotInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, Header};
@@ -231,15 +231,23 @@ impl Target {
     }
 
     async fn close_gaps(&self, database: &Database) -> Result<()> {
-        let (gaps, rooted) = self.manifest.read(self.replica(), |m| (gaps(m), is_rooted(m))).await?;
-        if gaps.is_empty() {
-            if rooted || mutant("store-root-not-missed") {
-                return Ok(());
-            }
-            warn!(system = "store", db = %database.name(), replica = self.replica().kind(),
-                "nothing on the replica leads to its newest ltx file, starting from a snapshot");
-            return self.snapshot(database).await.map(drop);
+        let gaps = self.manifest.read(self.replica(), gaps).await?;
+        if !gaps.is_empty() && self.fill(database, gaps).await? {
+            return Ok(());
         }
+        // Looked at when all gaps are filled: one in level 0 is not all that may be missing.
+        let rooted = self.manifest.read(self.replica(), is_rooted).await?;
+        if rooted || mutant("store-root-not-missed") {
+            return Ok(());
+        }
+        warn!(system = "store", db = %database.name(), replica = self.replica().kind(),
+            "nothing on the replica leads to its newest ltx file, starting from a snapshot");
+        self.snapshot(database).await.map(drop)
+    }
+
+    /// Uploads again what is missing of level 0. `true`: some of it is gone, so a snapshot leads across everything
+    /// now; what can be filled is, next time.
+    async fn fill(&self, database: &Database, gaps: Vec<Gap>) -> Result<bool> {
         let local = database.local().clone();
         let local = blocking(move || local.list(Level::L0)).await?;
         for gap in gaps {
@@ -255,13 +263,12 @@ impl Target {
                     warn!(system = "store", db = %database.name(), replica = self.replica().kind(), min_txid = %gap.txids.min(),
                         max_txid = %gap.txids.max(), "ltx files are missing on the replica, bridging the gap with a snapshot");
                     self.snapshot(database).await?;
-                    // It leads across all of them; those that can be filled are, next time.
-                    return Ok(());
+                    return Ok(true);
                 }
                 Cure::Accept => {}
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Makes sure that the target still holds what we put there and nothing else. `local` is the newest TXID of

@@ -2,9 +2,11 @@
 //! and TXIDs never fall below what the replica holds.
 
 use litestream::error::ErrorKind;
+use litestream::replica::FileInfo;
 use litestream::replica::faulty::{Fault, Op};
 use litestream::restore::Target;
-use litestream::types::{Txid, TxidRange};
+use litestream::sys::World;
+use litestream::types::{Level, Txid, TxidRange};
 
 use super::support::{Remote, Source, close};
 
@@ -208,7 +210,7 @@ async fn a_forced_snapshot_hides_no_earlier_moment() {
     let store = source.store(&remote).await;
     store.run_once(true, false).await.unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    let moment = litestream::sys::World::system().clock.now();
+    let moment = World::system().clock.now();
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     store.run_once(true, false).await.unwrap();
     close(store).await;
@@ -225,8 +227,8 @@ async fn a_damaged_file_is_refused_at_every_level() {
     source.replicate_once(&Remote::new()).await.unwrap();
     let path = source.local_l0(1);
     let whole = std::fs::read(&path).unwrap();
-    let world = litestream::sys::World::system();
-    for level in litestream::types::Level::all() {
+    let world = World::system();
+    for level in Level::all() {
         for at in [30, 150, whole.len() - 20, whole.len() - 3] {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
@@ -249,5 +251,26 @@ async fn a_replica_without_a_beginning_gets_a_snapshot() {
     }
     assert!(remote.restored(Target::Latest).await.is_err());
     source.replicate_once(&remote).await.unwrap();
+    assert_eq!(remote.latest().await, source.rows());
+}
+
+/// W15: nor does what is missing elsewhere hide that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_without_a_beginning_gets_a_snapshot_also_if_more_is_missing() {
+    let (source, remote) = three_files().await;
+    for n in 4..6 {
+        source.replicate_once(&remote).await.unwrap();
+        source.insert(n..n + 1);
+    }
+    // As compaction of the second file alone would leave it.
+    let (second, path) = (TxidRange::single(Txid::new(2).unwrap()), source.local_l0(2));
+    remote.replica.put_local(Level::new(1).unwrap(), second, &World::system(), &path, None).await.unwrap();
+    let lost = |file: &FileInfo| file.level == Level::SNAPSHOT || [1, 2, 4].contains(&file.txids.min().get());
+    for file in remote.files().await.iter().filter(|file| file.level != Level::new(1).unwrap() && lost(file)) {
+        remote.replica.delete(&[(file.level, file.txids)]).await.unwrap();
+    }
+    assert!(remote.restored(Target::Latest).await.is_err());
+    source.replicate_once(&remote).await.unwrap();
+    assert!(remote.level(0).await.contains(&(4, 4)));
     assert_eq!(remote.latest().await, source.rows());
 }

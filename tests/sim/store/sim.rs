@@ -648,21 +648,33 @@ impl Sim {
         }
     }
 
-    /// Whatever stores have lost: a start finds out, and leads to the present again. What was there before may be
-    /// gone for good, and moments before this one with it.
+    /// Whatever stores have lost: a start finds out, or the validation of a program that runs, and leads to the
+    /// present again. What was there before may be gone for good, and moments before this one with it.
     async fn find_losses(&self) {
-        if !self.lossy.iter().any(Cell::get) {
+        let lossy: Vec<bool> = self.lossy.iter().map(Cell::get).collect();
+        if !lossy.contains(&true) {
             return;
         }
-        self.stop().await;
-        self.ensure_daemon().await;
+        match self.swarm.validation.filter(|_| !self.is_dead() && self.disk.lock().order(2) == 0) {
+            Some(interval) => {
+                self.say(|| "  the validation finds out".to_owned());
+                tokio::time::sleep(Duration::from_secs(2 * interval + 30)).await;
+                self.lossy.iter().for_each(|lossy| lossy.set(false));
+                self.check();
+            }
+            None => {
+                self.stop().await;
+                self.ensure_daemon().await;
+            }
+        }
         if let Err(text) = self.catch_up().await {
             return self.violate("I7 live", format!("after a store has lost objects a sync fails: {text}"));
         }
         self.neighbour_catches_up().await;
         let now = self.disk.wall();
-        for (lossy, first) in self.lossy.iter().zip(&self.first_snapshot) {
-            if lossy.replace(false) {
+        self.lossy.iter().for_each(|lossy| lossy.set(false));
+        for (lossy, first) in lossy.into_iter().zip(&self.first_snapshot) {
+            if lossy {
                 first.set(Some(now));
             }
         }
