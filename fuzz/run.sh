@@ -14,7 +14,7 @@ BIN="$(pwd)/target/$(rustc +nightly -vV | sed -n 's/^host: //p')/release"
 export SECONDS_EACH OUT BIN
 printf '%s\n' "$@" | xargs -P "$JOBS" -I '{}' sh -c '
     mkdir -p "$OUT/corpus/{}" "$OUT/art/{}"
-    "$BIN/{}" "$OUT/corpus/{}" "corpus/{}" -max_total_time="$SECONDS_EACH" -rss_limit_mb=1024 -timeout=20 \
+    "$BIN/{}" "$OUT/corpus/{}" "corpus/{}" -max_total_time="$SECONDS_EACH" -rss_limit_mb=1024 -timeout=120 \
         -artifact_prefix="$OUT/art/{}/" -print_final_stats=1 >"$OUT/log/{}" 2>&1 || true'
 bad=0
 echo "| Target | Runs | Edges, features | Inputs kept | Most memory, MB | Found |"

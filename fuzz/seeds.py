@@ -96,6 +96,29 @@ def listings() -> list[str]:
     return [dav, bare, oss, "<Error><Code>NoSuchKey</Code><Message>m</Message></Error>"]
 
 
+def packets() -> list[bytes]:
+    """What an SFTP server sends, without the length in front."""
+    def text(value: bytes) -> bytes:
+        return struct.pack(">I", len(value)) + value
+
+    def attributes(more: bytes = b"") -> bytes:
+        flags = 0x0F | (0x8000_0000 if more else 0)
+        return struct.pack(">IQIIIII", flags, 17, 1000, 1000, 0o100644, 1_700_000_000, 1_700_000_001) + more
+
+    head = struct.pack(">I", 7)
+    entry = text(b"a.ltx") + text(b"-rw-r--r-- 1 u g 17 Nov 14 22:13 a.ltx")
+    extension = text(b"posix-rename@openssh.com") + text(b"1")
+    return [
+        b"\x02" + struct.pack(">I", 3) + extension + text(b"fsync@openssh.com") + text(b"1"),
+        b"\x65" + head + struct.pack(">I", 2) + text(b"No such file") + text(b"en"),
+        b"\x65" + head + struct.pack(">I", 0),
+        b"\x66" + head + text(b"\0\0\0\x01"),
+        b"\x67" + head + text(b"LTX1" * 9),
+        b"\x68" + head + struct.pack(">I", 2) + entry + attributes() + text(b"ltx") + text(b"") + struct.pack(">I", 0),
+        b"\x69" + head + attributes(struct.pack(">I", 1) + extension),
+    ]
+
+
 def main() -> None:
     files = sorted(path for path in FIXTURES.rglob("*.ltx") if path.stat().st_size <= SMALL)
     seen: set[bytes] = set()
@@ -129,6 +152,8 @@ def main() -> None:
         put("leftovers", text.encode())
     for text in listings():
         put("listings", text.encode())
+    for packet in packets():
+        put("sftp", packet)
     for text in ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05.678+01:00", "1h30m", "-1.5s", "2562047h47m16.854775807s",
                  "100µs", "0", "00000000000000ff", "0000000000000001-000000000000000a.ltx", "ltx/0/1.ltx", "65536"):
         put("texts", text.encode())

@@ -25,7 +25,7 @@ use litestream::wal::{FrameReader, PageMap, WalChecksum, WalHeader};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("config", config),
     ("control", control),
     ("leftovers", leftovers),
@@ -35,6 +35,7 @@ pub const TARGETS: [Target; 12] = [
     ("ltx_index", ltx_index),
     ("ltx_merge", ltx_merge),
     ("replica_url", replica_url),
+    ("sftp", sftp),
     ("texts", texts),
     ("v3", v3),
     ("wal", wal),
@@ -238,6 +239,16 @@ pub fn listings(data: &[u8]) {
     #[cfg(feature = "webdav")]
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = litestream::replica::webdav::read_listing(text, "/dav/ltx/0/");
+    }
+    let _ = data;
+}
+
+/// A packet of an SFTP server. What it holds is never more than the packet itself.
+pub fn sftp(data: &[u8]) {
+    #[cfg(feature = "sftp")]
+    if let Ok((names, bytes)) = litestream::replica::sftp::read_packet(data) {
+        // A status text may have been made readable: three bytes for one.
+        assert!(names + bytes / 3 <= data.len());
     }
     let _ = data;
 }

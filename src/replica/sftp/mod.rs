@@ -227,6 +227,30 @@ impl ReplicaClient for SftpClient {
     }
 }
 
+/// Reads a server's packet, its length left out: as the first one of a session, and as the answer to a request. Says
+/// how many names and bytes are in there. Only for the fuzzer.
+///
+/// # Errors
+/// `Corrupt` for anything but an answer.
+#[doc(hidden)]
+pub fn read_packet(packet: &[u8]) -> Result<(usize, usize)> {
+    let mut bytes = bytes::Bytes::copy_from_slice(packet);
+    if let Ok(extensions) = wire::decode_version(&mut bytes) {
+        return Ok((extensions.len(), 0));
+    }
+    let (_, reply) = wire::decode_reply(&mut bytes::Bytes::copy_from_slice(packet))?;
+    Ok(match reply {
+        wire::Reply::Names(entries) => {
+            // What is asked of each entry of a directory.
+            let kinds = entries.iter().filter(|entry| entry.attributes.is_file() == entry.attributes.is_dir());
+            (kinds.count(), entries.iter().map(|entry| entry.name.len()).sum())
+        }
+        wire::Reply::Handle(bytes) | wire::Reply::Data(bytes) => (0, bytes.len()),
+        wire::Reply::Status(status) => (0, status.message.len()),
+        wire::Reply::Attributes(attributes) => (usize::from(attributes.size.is_some()), 0),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,4 @@
+//! `cargo +nightly fuzz run sftp`
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| litestream_fuzz::sftp(data));
