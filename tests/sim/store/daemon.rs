@@ -80,12 +80,7 @@ fn config(swarm: &StoreSwarm, databases: Vec<DatabaseConfig>) -> Result<StoreCon
 
 impl Daemon {
     /// Starts the program with these databases, without its tasks. The first one is what it is mostly asked about.
-    pub(super) async fn open(
-        swarm: &StoreSwarm,
-        tenants: &[Tenant<'_>],
-        disk: &Arc<Disk>,
-        proc: Proc,
-    ) -> Result<Self> {
+    pub(super) async fn open(swarm: &StoreSwarm, tenants: &[Tenant<'_>], disk: &Arc<Disk>, proc: Proc) -> Result<Self> {
         let who = disk.who(proc);
         let seed = disk.lock().seed_of_life(who);
         let databases = tenants.iter().map(|&tenant| database(tenant, swarm, disk, who, seed)).collect();

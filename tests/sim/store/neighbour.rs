@@ -51,7 +51,7 @@ impl Sim {
                 (leaving.await.map(drop), daemon.store.register(config).await)
             }
         };
-        let done = self.unless_dead(both).await;
+        let done = self.unless_dead(Box::pin(both)).await;
         self.say(|| format!("  the second database moves out and in: {done:?}"));
         if let Some((_, Err(err))) = done {
             self.violate("I7 live", format!("a database cannot come back: {err}"));

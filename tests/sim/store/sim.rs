@@ -7,26 +7,27 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use litestream::error::{ErrorKind, Result as DbResult};
+use litestream::error::Result as DbResult;
 use litestream::types::{Timestamp, Txid};
 
 use super::book::{Book, Broken};
 use super::bucket::Bucket;
 use super::daemon::{Daemon, Place};
 use super::follower::Follower;
-use super::manners::{Lies, Manners};
+use super::manners::Lies;
 use super::site::{Kind, Site};
 use super::steps;
 use super::swarm::{Act, Rival, StoreSwarm};
 use crate::app::{App, DB};
 use crate::disk::{Counts, Disk, Mount, OTHER_DB, Op, Proc, set_current, set_hook};
-use crate::local::{Violation, draw_fault, panic_text, skewed};
+use crate::local::{Violation, draw_fault, panic_text};
 use crate::rng::{Rng, mix};
 use crate::tell::Teller;
 use crate::vfs;
 
 const META: &str = "/data/.db-litestream";
-const PLACE: Place = Place { db: DB, meta: META };
+/// Where the first database of the program lies.
+pub(super) const PLACE: Place = Place { db: DB, meta: META };
 /// Where the second database of the program lies, or a rival's.
 pub(super) const NEIGHBOUR: Place = Place { db: OTHER_DB, meta: "/data/.db2-litestream" };
 
@@ -54,9 +55,9 @@ pub(super) struct Sim {
     pub(super) disk: Arc<Disk>,
     pub(super) swarm: StoreSwarm,
     pub(super) app: RefCell<App>,
-    foreign: RefCell<App>,
+    pub(super) foreign: RefCell<App>,
     daemon: RefCell<Option<Daemon>>,
-    rival: RefCell<Option<Daemon>>,
+    pub(super) rival: RefCell<Option<Daemon>>,
     /// Of the other database: a rival's, or our neighbour.
     pub(super) other_app: RefCell<Option<App>>,
     pub(super) follower: RefCell<Option<Follower>>,
@@ -259,7 +260,7 @@ impl Sim {
         }
     }
 
-    fn app_steps(&self, app: &RefCell<App>, seed: u64, count: u64) {
+    pub(super) fn app_steps(&self, app: &RefCell<App>, seed: u64, count: u64) {
         let Ok(mut app) = app.try_borrow_mut() else { return };
         let mut rng = Rng::new(seed);
         for _ in 0..count {
@@ -384,7 +385,7 @@ impl Sim {
     }
 
     /// The daemon's name is only dropped; what of it still runs belongs to a life that is over.
-    async fn bury(&self) {
+    pub(super) async fn bury(&self) {
         let daemon = self.daemon.take();
         drop(daemon);
         let rival = self.rival.borrow().clone();
@@ -447,7 +448,7 @@ impl Sim {
         }
     }
 
-    async fn live_and_sync(&self, rng: &mut Rng) {
+    pub(super) async fn live_and_sync(&self, rng: &mut Rng) {
         let rounds = 1 + rng.below(8);
         self.live(rng, rounds, 3000).await;
         if rng.permille(500) {
@@ -521,89 +522,11 @@ impl Sim {
     }
 
     /// Newest TXID of the first target.
-    fn newest(&self) -> Option<Txid> {
+    pub(super) fn newest(&self) -> Option<Txid> {
         self.sites[0].contents(&self.disk).iter().map(|stored| stored.file.txids.max()).max()
     }
 
-    /// If what was acknowledged just now is the newest of the replica, or that was `before` already what it is now,
-    /// it is not the other database's.
-    fn must_be_ours(&self, txid: Txid, before: Option<Txid>, others: bool) {
-        self.check();
-        if self.is_stopped() || self.swarm.rival != Some(Rival::OtherDatabase) {
-            return;
-        }
-        let newest = self.newest();
-        // A list that does not show what is there may show nobody else either.
-        let misled = self.buckets().any(|bucket| bucket.lies().1.misleading() > 0);
-        if newest != Some(txid) && (newest != before || misled) {
-            return;
-        }
-        let Some(digest) = newest.and_then(|newest| self.books[0].borrow().digest(newest.get())) else { return };
-        let inner = self.disk.lock();
-        let oracle = if others { &inner.other } else { &inner.oracle };
-        let found = oracle.find(digest).is_some();
-        drop(inner);
-        if !found {
-            self.violate("I10 exclusive", format!("TXID {txid} was acknowledged, and is another database's"));
-        }
-    }
-
-    /// Another program on the same replica, or on the same database.
-    async fn rival_acts(&self, rng: &mut Rng) {
-        let Some(kind) = self.swarm.rival else { return };
-        let others = kind == Rival::OtherDatabase;
-        let place = match kind {
-            Rival::Twin => PLACE,
-            Rival::OtherState => Place { db: DB, meta: "/data/.twin-litestream" },
-            Rival::OtherDatabase => NEIGHBOUR,
-        };
-        if let Some(app) = self.other_app.borrow_mut().as_mut() {
-            for _ in 0..rng.below(4) {
-                app.step(&self.swarm.base, rng);
-                self.disk.observe();
-            }
-        }
-        let running = self.rival.borrow().clone().filter(|rival| !self.disk.is_dead(rival.who));
-        let rival = match running {
-            Some(rival) => rival,
-            None => match Daemon::open(&self.swarm, &[(place, &self.sites)], &self.disk, Proc::Rival).await {
-                Ok(rival) => {
-                    self.say(|| "  the other program starts".to_owned());
-                    rival.store.start();
-                    self.rival.replace(Some(rival.clone()));
-                    rival
-                }
-                Err(err) => return self.violate("I7 live", format!("the other program does not start: {err}")),
-            },
-        };
-        if rng.permille(600) {
-            let newest = self.newest();
-            let before = self.disk.lock().oracle_of(place.db).now();
-            let synced = rival.managed.sync(true, Some(Duration::from_secs(30))).await;
-            self.say(|| format!("  the other's sync: {synced:?}"));
-            let txid = synced.ok().flatten().and_then(|synced| synced.txid);
-            if let Some(txid) = txid.filter(|_| !self.disk.is_dead(rival.who)) {
-                match others {
-                    true => self.must_be_ours(txid, newest, true),
-                    false => self.acknowledged(DB, before),
-                }
-            }
-        }
-        match rng.below(4) {
-            0 => {
-                drop(self.rival.take());
-                rival.close().await;
-                self.disk.lock().end(Proc::Rival);
-            }
-            1 => {
-                self.disk.lock().kill(Proc::Rival);
-                drop((rival, self.rival.take()));
-            }
-            _ => self.live(rng, 3, 2000).await,
-        }
-    }
-
-    async fn stop(&self) {
+    pub(super) async fn stop(&self) {
         let Some(daemon) = self.daemon.take() else { return };
         if self.disk.is_dead(daemon.who) {
             return;
@@ -636,217 +559,6 @@ impl Sim {
         }
         drop(daemon);
         self.stop().await;
-    }
-
-    /// A store loses objects for good. Nothing is asked of that target until a start has looked at it.
-    fn lose_objects(&self, rng: &mut Rng) {
-        for (n, site) in self.sites.iter().enumerate() {
-            let Site::Bucket(bucket) = site else { continue };
-            let lost = bucket.lose(rng, 3);
-            self.say(|| format!("  site {n} has lost {lost:?}"));
-            self.lossy[n].set(self.lossy[n].get() || !lost.is_empty());
-        }
-    }
-
-    /// Whatever stores have lost: a start finds out, or the validation of a program that runs, and leads to the
-    /// present again. What was there before may be gone for good, and moments before this one with it.
-    async fn find_losses(&self) {
-        let lossy: Vec<bool> = self.lossy.iter().map(Cell::get).collect();
-        if !lossy.contains(&true) {
-            return;
-        }
-        match self.swarm.validation.filter(|_| !self.is_dead() && self.disk.lock().order(2) == 0) {
-            Some(interval) => {
-                self.say(|| "  the validation finds out".to_owned());
-                tokio::time::sleep(Duration::from_secs(2 * interval + 30)).await;
-                self.lossy.iter().for_each(|lossy| lossy.set(false));
-                self.check();
-            }
-            None => {
-                self.stop().await;
-                self.ensure_daemon().await;
-            }
-        }
-        if let Err(text) = self.catch_up().await {
-            return self.violate("I7 live", format!("after a store has lost objects a sync fails: {text}"));
-        }
-        self.neighbour_catches_up().await;
-        let now = self.disk.wall();
-        self.lossy.iter().for_each(|lossy| lossy.set(false));
-        for (lossy, first) in lossy.into_iter().zip(&self.first_snapshot) {
-            if lossy {
-                first.set(Some(now));
-            }
-        }
-    }
-
-    async fn kill(&self, rng: &mut Rng) {
-        self.ensure_daemon().await;
-        let bucket = self.buckets().nth(rng.index(self.sites.len()));
-        match bucket.filter(|_| rng.permille(600)) {
-            Some(bucket) => bucket.kill_after(Proc::Engine, rng.below(12), rng.permille(500)),
-            None => self.disk.lock().kill_after(Proc::Engine, skewed(rng)),
-        }
-        for _ in 0..3 {
-            if !self.is_dead() {
-                self.live_and_sync(rng).await;
-            }
-        }
-        self.buckets().for_each(|bucket| bucket.disarm());
-        self.disk.lock().disarm();
-        if !self.is_dead() {
-            self.disk.lock().kill(Proc::Engine);
-        }
-        self.bury().await;
-        self.app_steps(&self.app, rng.next(), rng.clone().below(5));
-    }
-
-    async fn power_cut(&self, rng: &mut Rng) {
-        if rng.permille(800) {
-            self.ensure_daemon().await;
-        }
-        self.disk.lock().power_after(skewed(rng) * 3);
-        match rng.below(3) {
-            0 => self.app_steps(&self.app, rng.next(), 6),
-            1 => drop(self.sync(Duration::from_secs(30)).await),
-            _ => self.live_and_sync(rng).await,
-        }
-        {
-            let mut inner = self.disk.lock();
-            inner.disarm();
-            if !inner.off {
-                inner.power_off();
-            }
-        }
-        self.kill_follower();
-        // A journal that was removed may come back, and the state before with it, as with SQLite's own.
-        self.followed.set(0);
-        self.bury().await;
-        let apps = [&self.app, &self.foreign];
-        let bury = || {
-            apps.iter().filter_map(|app| app.try_borrow_mut().ok()).for_each(|mut app| app.bury());
-            if let Some(app) = self.other_app.borrow_mut().as_mut() {
-                app.bury();
-            }
-        };
-        bury();
-        self.disk.lock().reboot();
-        bury();
-        self.check();
-        self.app_steps(&self.app, rng.next(), rng.clone().below(4));
-    }
-
-    /// Faults are over: everything must come right by itself.
-    async fn settle(&self) {
-        self.say(|| "faults are over".to_owned());
-        {
-            let mut inner = self.disk.lock();
-            inner.faults.clear();
-            inner.disarm();
-            for mount in [Mount::Data, Mount::Meta, Mount::Rest] {
-                inner.set_budget(mount, None);
-            }
-        }
-        for bucket in self.buckets() {
-            bucket.disarm();
-            bucket.set_manners(Manners::PERFECT);
-            bucket.outage(Duration::ZERO, None);
-        }
-        self.app.borrow_mut().end(false);
-        self.foreign.borrow_mut().end(false);
-        if let Some(app) = self.other_app.borrow_mut().as_mut() {
-            app.end(false);
-        }
-        if let Some(rival) = self.rival.take()
-            && !self.disk.is_dead(rival.who)
-        {
-            rival.close().await;
-            self.disk.lock().end(Proc::Rival);
-        }
-        if self.swarm.rival == Some(Rival::OtherDatabase) {
-            // Whoever starts takes the replica over; one that has lost it would only say so.
-            self.stop().await;
-        }
-        self.ensure_daemon().await;
-        self.find_losses().await;
-        if let Err(text) = self.catch_up().await {
-            return self.violate("I7 live", format!("with all faults gone a sync still fails: {text}"));
-        }
-        self.neighbour_catches_up().await;
-        self.exactly_now("after the faults").await;
-        let mut last_words = self.app.borrow_mut().last_words(&mut Rng::new(5));
-        if let Some(app) = self.other_app.borrow_mut().as_mut().filter(|_| self.swarm.neighbour.is_some()) {
-            last_words = last_words.and_then(|()| app.last_words(&mut Rng::new(6)));
-        }
-        if let Err(text) = last_words {
-            return self.violate("I6 harmless", format!("the application cannot write any more: {text}"));
-        }
-        // Nobody asks for this one. What failed before may have led to a wait of five minutes.
-        for _ in 0..(330 + 2 * (self.swarm.sync_interval_ms + self.swarm.monitor_ms) / 1000) {
-            if self.is_stopped() || self.is_caught_up() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        self.exactly_now("after one more commit, by itself").await;
-        self.follower_catches_up().await;
-        self.stop().await;
-        if let Err(text) = self.app.borrow_mut().check() {
-            return self.violate("I6 harmless", format!("integrity check of the source: {text}"));
-        }
-        self.ensure_daemon().await;
-        if let Err(text) = self.catch_up().await {
-            return self.violate("I7 live", format!("after a restart a sync fails: {text}"));
-        }
-        self.neighbour_catches_up().await;
-        let longest = self.swarm.levels.iter().copied().chain([self.swarm.snapshot_retention]).max().unwrap_or(0);
-        tokio::time::sleep(Duration::from_secs((2 * longest + 30).min(200))).await;
-        self.exactly_now("after a restart").await;
-        self.stop().await;
-        self.tidy();
-        self.check();
-    }
-
-    /// A sync must succeed at once; only whoever was led to believe in another writer may want to be restarted.
-    async fn catch_up(&self) -> Result<(), String> {
-        // What was asked for before the faults ended may still be failing.
-        let first = self.sync(Duration::from_secs(600)).await;
-        let err = match first {
-            Some(Ok(())) => return Ok(()),
-            Some(Err(err)) => err,
-            None => return Err("the daemon is dead".to_owned()),
-        };
-        if err.kind() != ErrorKind::InUse {
-            let again = self.sync(Duration::from_secs(600)).await;
-            return match again {
-                Some(Ok(())) => Ok(()),
-                Some(Err(err)) => Err(err.to_string()),
-                None => Err("the daemon is dead".to_owned()),
-            };
-        }
-        let misled = |bucket: &Arc<Bucket>| bucket.lies().1.misleading() > 0;
-        if self.is_alone() && !self.buckets().any(misled) {
-            return Err(err.to_string());
-        }
-        self.stop().await;
-        self.ensure_daemon().await;
-        match self.sync(Duration::from_secs(600)).await {
-            Some(Ok(())) => Ok(()),
-            Some(Err(err)) => Err(err.to_string()),
-            None => Err("the daemon is dead".to_owned()),
-        }
-    }
-
-    /// Whether every target is said to hold the present state.
-    fn is_caught_up(&self) -> bool {
-        self.check();
-        let positions = self.positions();
-        positions.iter().enumerate().all(|(n, txid)| {
-            let mut inner = self.disk.lock();
-            let oracle = inner.oracle_of(self.db_of(n));
-            let digest = txid.and_then(|txid| self.book_of(n).borrow().digest(txid));
-            digest == Some(oracle.digest_at(oracle.now()))
-        })
     }
 
     pub(super) fn positions(&self) -> Vec<Option<u64>> {

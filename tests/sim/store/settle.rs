@@ -1,0 +1,172 @@
+//! The end: faults are over, and everything must come right by itself; so must what stores have lost.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use litestream::error::ErrorKind;
+
+use super::bucket::Bucket;
+use super::manners::Manners;
+use super::sim::Sim;
+use super::site::Site;
+use super::swarm::Rival;
+use crate::disk::{Mount, Proc};
+use crate::rng::Rng;
+
+impl Sim {
+    /// Faults are over: everything must come right by itself.
+    pub(super) async fn settle(&self) {
+        self.say(|| "faults are over".to_owned());
+        {
+            let mut inner = self.disk.lock();
+            inner.faults.clear();
+            inner.disarm();
+            for mount in [Mount::Data, Mount::Meta, Mount::Rest] {
+                inner.set_budget(mount, None);
+            }
+        }
+        for bucket in self.buckets() {
+            bucket.disarm();
+            bucket.set_manners(Manners::PERFECT);
+            bucket.outage(Duration::ZERO, None);
+        }
+        self.app.borrow_mut().end(false);
+        self.foreign.borrow_mut().end(false);
+        if let Some(app) = self.other_app.borrow_mut().as_mut() {
+            app.end(false);
+        }
+        if let Some(rival) = self.rival.take()
+            && !self.disk.is_dead(rival.who)
+        {
+            rival.close().await;
+            self.disk.lock().end(Proc::Rival);
+        }
+        if self.swarm.rival == Some(Rival::OtherDatabase) {
+            // Whoever starts takes the replica over; one that has lost it would only say so.
+            self.stop().await;
+        }
+        self.ensure_daemon().await;
+        self.find_losses().await;
+        if let Err(text) = self.catch_up().await {
+            return self.violate("I7 live", format!("with all faults gone a sync still fails: {text}"));
+        }
+        self.neighbour_catches_up().await;
+        self.exactly_now("after the faults").await;
+        let mut last_words = self.app.borrow_mut().last_words(&mut Rng::new(5));
+        if let Some(app) = self.other_app.borrow_mut().as_mut().filter(|_| self.swarm.neighbour.is_some()) {
+            last_words = last_words.and_then(|()| app.last_words(&mut Rng::new(6)));
+        }
+        if let Err(text) = last_words {
+            return self.violate("I6 harmless", format!("the application cannot write any more: {text}"));
+        }
+        // Nobody asks for this one. What failed before may have led to a wait of five minutes.
+        for _ in 0..(330 + 2 * (self.swarm.sync_interval_ms + self.swarm.monitor_ms) / 1000) {
+            if self.is_stopped() || self.is_caught_up() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        self.exactly_now("after one more commit, by itself").await;
+        self.follower_catches_up().await;
+        self.stop().await;
+        if let Err(text) = self.app.borrow_mut().check() {
+            return self.violate("I6 harmless", format!("integrity check of the source: {text}"));
+        }
+        self.ensure_daemon().await;
+        if let Err(text) = self.catch_up().await {
+            return self.violate("I7 live", format!("after a restart a sync fails: {text}"));
+        }
+        self.neighbour_catches_up().await;
+        let longest = self.swarm.levels.iter().copied().chain([self.swarm.snapshot_retention]).max().unwrap_or(0);
+        tokio::time::sleep(Duration::from_secs((2 * longest + 30).min(200))).await;
+        self.exactly_now("after a restart").await;
+        self.stop().await;
+        self.tidy();
+        self.check();
+    }
+
+    /// A sync must succeed at once; only whoever was led to believe in another writer may want to be restarted.
+    async fn catch_up(&self) -> Result<(), String> {
+        // What was asked for before the faults ended may still be failing.
+        let first = self.sync(Duration::from_secs(600)).await;
+        let err = match first {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(err)) => err,
+            None => return Err("the daemon is dead".to_owned()),
+        };
+        if err.kind() != ErrorKind::InUse {
+            let again = self.sync(Duration::from_secs(600)).await;
+            return match again {
+                Some(Ok(())) => Ok(()),
+                Some(Err(err)) => Err(err.to_string()),
+                None => Err("the daemon is dead".to_owned()),
+            };
+        }
+        let misled = |bucket: &Arc<Bucket>| bucket.lies().1.misleading() > 0;
+        if self.is_alone() && !self.buckets().any(misled) {
+            return Err(err.to_string());
+        }
+        self.stop().await;
+        self.ensure_daemon().await;
+        match self.sync(Duration::from_secs(600)).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(err)) => Err(err.to_string()),
+            None => Err("the daemon is dead".to_owned()),
+        }
+    }
+
+    /// Whether every target is said to hold the present state.
+    fn is_caught_up(&self) -> bool {
+        self.check();
+        let positions = self.positions();
+        positions.iter().enumerate().all(|(n, txid)| {
+            let mut inner = self.disk.lock();
+            let oracle = inner.oracle_of(self.db_of(n));
+            let digest = txid.and_then(|txid| self.book_of(n).borrow().digest(txid));
+            digest == Some(oracle.digest_at(oracle.now()))
+        })
+    }
+
+    /// A store loses objects for good. Nothing is asked of that target until a start has looked at it.
+    pub(super) fn lose_objects(&self, rng: &mut Rng) {
+        for (n, site) in self.sites.iter().enumerate() {
+            let Site::Bucket(bucket) = site else { continue };
+            let lost = bucket.lose(rng, 3);
+            self.say(|| format!("  site {n} has lost {lost:?}"));
+            self.lossy[n].set(self.lossy[n].get() || !lost.is_empty());
+        }
+    }
+
+    /// Whatever stores have lost: a start finds out, or the validation of a program that runs, and leads to the
+    /// present again. What was there before may be gone for good, and moments before this one with it.
+    async fn find_losses(&self) {
+        let lossy: Vec<bool> = self.lossy.iter().map(Cell::get).collect();
+        if !lossy.contains(&true) {
+            return;
+        }
+        match self.swarm.validation.filter(|_| !self.is_dead() && self.disk.lock().order(2) == 0) {
+            Some(interval) => {
+                self.say(|| "  the validation finds out".to_owned());
+                tokio::time::sleep(Duration::from_secs(2 * interval + 30)).await;
+                self.lossy.iter().for_each(|lossy| lossy.set(false));
+                self.check();
+            }
+            None => {
+                self.stop().await;
+                self.ensure_daemon().await;
+            }
+        }
+        if let Err(text) = self.catch_up().await {
+            return self.violate("I7 live", format!("after a store has lost objects a sync fails: {text}"));
+        }
+        self.neighbour_catches_up().await;
+        let now = self.disk.wall();
+        self.lossy.iter().for_each(|lossy| lossy.set(false));
+        for (lossy, first) in lossy.into_iter().zip(&self.first_snapshot) {
+            if lossy {
+                first.set(Some(now));
+            }
+        }
+    }
+}
