@@ -1,14 +1,18 @@
 //! Local state or replica content that is gone, or another's: replication is whole again without help,
 //! and TXIDs never fall below what the replica holds.
 
+use std::time::Duration;
+
+use litestream::compaction::Levels;
 use litestream::error::ErrorKind;
 use litestream::replica::FileInfo;
 use litestream::replica::faulty::{Fault, Op};
 use litestream::restore::Target;
+use litestream::store::UpkeepConfig;
 use litestream::sys::World;
 use litestream::types::{Level, Txid, TxidRange};
 
-use super::support::{Remote, Source, close};
+use super::support::{Remote, Source, close, eventually, open_with, upkeep};
 
 async fn three_files() -> (Source, Remote) {
     let (source, remote) = (Source::new(1), Remote::new());
@@ -273,4 +277,37 @@ async fn a_replica_without_a_beginning_gets_a_snapshot_also_if_more_is_missing()
     source.replicate_once(&remote).await.unwrap();
     assert!(remote.level(0).await.contains(&(4, 4)));
     assert_eq!(remote.latest().await, source.rows());
+}
+
+/// W16: nothing after them shows that the newest files are gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_validation_notices_that_the_newest_files_are_missing() {
+    for local_is_there in [true, false] {
+        let (source, remote) = (Source::new(1), Remote::new());
+        let upkeep = UpkeepConfig {
+            levels: Levels::new(Vec::new()).unwrap(),
+            validation_interval: Some(Duration::from_millis(100)),
+            ..upkeep()
+        };
+        let store = open_with(vec![source.config(&remote)], upkeep).await.unwrap();
+        store.start();
+        let db = store.find(&source.path()).unwrap();
+        for n in 1..5 {
+            source.insert(n..n + 1);
+            db.sync(true, None).await.unwrap().unwrap();
+        }
+        let newest = remote.level(0).await.last().copied().unwrap();
+        if !local_is_there {
+            for txid in newest.0 - 1..=newest.0 {
+                std::fs::remove_file(source.local_l0(txid)).unwrap();
+            }
+        }
+        for txid in newest.0 - 1..=newest.0 {
+            remote.delete(0, txid, txid).await;
+        }
+        // Nobody commits, and nobody asks for a sync.
+        eventually("the newest state is there again", async || remote.has_all_of(&source).await).await;
+        close(store).await;
+        assert_eq!(remote.latest().await, source.rows());
+    }
 }

@@ -1,5 +1,9 @@
 //! One target of a database: uploads L0 files in order.
 
+mod heal;
+mod moment;
+mod snapshot;
+
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,19 +13,19 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::ahead::Ahead;
-use super::config::TargetConfig;
-use super::database::Database;
-use super::lineage::{self, Kinship};
-use super::retry::{Outages, Retry};
-use super::staged::Staged;
-use crate::compaction::{Compactor, Cure, Gap, Limits, Manifest, SharedManifest, cure, gaps, is_rooted};
-use crate::db::SnapshotInfo;
+use moment::Moment;
+
+use crate::compaction::{Manifest, SharedManifest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, Header};
 use crate::replica::{FileInfo, Replica, Stamps};
+use crate::store::ahead::Ahead;
+use crate::store::config::TargetConfig;
+use crate::store::database::Database;
+use crate::store::lineage::{self, Kinship};
+use crate::store::retry::{Outages, Retry};
 use crate::sys::{LogLimiter, OpenMode, blocking, mutant};
-use crate::types::{Level, PageSize, Timestamp, Txid, TxidRange};
+use crate::types::{Level, PageSize, Txid, TxidRange};
 use crate::wal::WalHeader;
 
 const ERROR_SPACING: Duration = Duration::from_secs(30);
@@ -61,27 +65,6 @@ struct Position {
     page_size: Option<PageSize>,
     /// When this was last known to be where the target ends.
     proven: Moment,
-}
-
-/// The time before a request, by both clocks: the one can be set, the other stands still while a machine sleeps.
-#[derive(Debug, Clone, Copy)]
-struct Moment {
-    elapsed: Duration,
-    wall: Timestamp,
-}
-
-impl Moment {
-    fn now(database: &Database) -> Self {
-        let clock = &database.world.clock;
-        Self { elapsed: clock.elapsed(), wall: clock.now() }
-    }
-
-    /// How long ago it was, at most.
-    fn age(self, database: &Database) -> Duration {
-        let now = Self::now(database);
-        let wall = u64::try_from(now.wall.millis().saturating_sub(self.wall.millis())).unwrap_or(0);
-        now.elapsed.saturating_sub(self.elapsed).max(Duration::from_millis(wall))
-    }
 }
 
 /// Whether an upload pass left something to do.
@@ -218,57 +201,6 @@ impl Target {
                 Err(err)
             }
         }
-    }
-
-    /// Looks for transactions that are missing in level 0 and closes the gaps.
-    ///
-    /// # Errors
-    /// Those of reading the database and of the store.
-    pub(super) async fn heal(&self, database: &Database) -> Result<()> {
-        let _turn = self.state.lock().await;
-        self.check_ours()?;
-        self.close_gaps(database).await
-    }
-
-    async fn close_gaps(&self, database: &Database) -> Result<()> {
-        let gaps = self.manifest.read(self.replica(), gaps).await?;
-        if !gaps.is_empty() && self.fill(database, gaps).await? {
-            return Ok(());
-        }
-        // Looked at when all gaps are filled: one in level 0 is not all that may be missing.
-        let rooted = self.manifest.read(self.replica(), is_rooted).await?;
-        if rooted || mutant("store-root-not-missed") {
-            return Ok(());
-        }
-        warn!(system = "store", db = %database.name(), replica = self.replica().kind(),
-            "nothing on the replica leads to its newest ltx file, starting from a snapshot");
-        self.snapshot(database).await.map(drop)
-    }
-
-    /// Uploads again what is missing of level 0. `true`: some of it is gone, so a snapshot leads across everything
-    /// now; what can be filled is, next time.
-    async fn fill(&self, database: &Database, gaps: Vec<Gap>) -> Result<bool> {
-        let local = database.local().clone();
-        let local = blocking(move || local.list(Level::L0)).await?;
-        for gap in gaps {
-            match cure(gap, &local) {
-                Cure::Upload(files) => {
-                    warn!(system = "store", db = %database.name(), replica = self.replica().kind(), min_txid = %gap.txids.min(),
-                        max_txid = %gap.txids.max(), "ltx files are missing on the replica, uploading them again");
-                    for file in files {
-                        self.put(database, file).await?;
-                    }
-                }
-                Cure::Snapshot => {
-                    warn!(system = "store", db = %database.name(), replica = self.replica().kind(), min_txid = %gap.txids.min(),
-                        max_txid = %gap.txids.max(), "ltx files are missing on the replica, bridging the gap with a snapshot");
-                    self.snapshot(database).await?;
-                    return Ok(true);
-                }
-                Cure::Accept => {}
-            }
-        }
-        Ok(false)
     }
 
     /// Makes sure that the target still holds what we put there and nothing else. `local` is the newest TXID of
@@ -445,93 +377,6 @@ impl Target {
             minTXID = %txids.min(), maxTXID = %txids.max(), size = info.size, "ltx file uploaded");
         Ok(info)
     }
-
-    /// Publishes a full image of level 0 as a snapshot too.
-    pub(super) async fn promote(&self, database: &Database, image: &FileInfo) -> Result<FileInfo> {
-        let compactor = Compactor {
-            replica: self.replica(),
-            manifest: &self.manifest,
-            local: Some(database.local()),
-            local_until: self.shared_until(),
-            modes: database.seen().modes,
-            limits: Limits::default(),
-        };
-        let info = compactor.promote(image).await?;
-        log_snapshot(database, &info);
-        Ok(info)
-    }
-
-    /// Writes a snapshot of the present state to level 9, after everything it holds was uploaded: so a
-    /// target that somebody else has taken over never gets one of ours.
-    ///
-    /// # Errors
-    /// Those of reading the database and of the store.
-    pub(super) async fn snapshot_uploaded(&self, database: &Database) -> Result<FileInfo> {
-        self.sync(database, None).await?;
-        // The first file of a history is its first snapshot (C6).
-        if database.seen().position == Some(Txid::FIRST) {
-            let first = TxidRange::single(Txid::FIRST);
-            let known = self.manifest.read(self.replica(), |m| m.level(Level::L0).first().copied()).await?;
-            if let Some(image) = known.filter(|file| file.txids == first) {
-                return self.promote(database, &image).await;
-            }
-        }
-        let info = self.force_snapshot(database).await?;
-        log_snapshot(database, &info);
-        Ok(info)
-    }
-
-    /// Writes a snapshot of the present state to level 9, whatever is there. Says nothing: who forces one
-    /// knows.
-    ///
-    /// # Errors
-    /// Those of reading the database and of the store.
-    pub(super) async fn force_snapshot(&self, database: &Database) -> Result<FileInfo> {
-        let staged = Staged::write(database, self.snapshot_of_now(database).await?).await?;
-        if !mutant("store-snapshot-before-uploads") {
-            self.sync(database, None).await?;
-        }
-        self.put_snapshot(database, staged).await
-    }
-
-    /// Writes a snapshot of the present state to level 9.
-    ///
-    /// It may hold what was not uploaded yet, so it is made sure before that nobody else has come, and it is taken
-    /// back if somebody comes before that is uploaded.
-    async fn snapshot(&self, database: &Database) -> Result<(SnapshotInfo, Moment)> {
-        let staged = Staged::write(database, self.snapshot_of_now(database).await?).await?;
-        let snapshot = staged.snapshot;
-        self.manifest.forget();
-        let (_, proven) = self.check_alone(database, snapshot.txids.max()).await?;
-        if self.known_ours() < Some(snapshot.txids.max()) {
-            self.ahead.put(staged.header().await?);
-        }
-        log_snapshot(database, &self.put_snapshot(database, staged).await?);
-        Ok((snapshot, proven))
-    }
-
-    /// Transaction and time of the snapshot that a new one may replace: one that no local transaction is beyond.
-    async fn snapshot_of_now(&self, database: &Database) -> Result<Option<(Txid, Timestamp)>> {
-        let newest = |manifest: &Manifest| manifest.level(Level::SNAPSHOT).last().copied();
-        let newest = self.manifest.read(self.replica(), newest).await?;
-        let local = database.seen().position;
-        let Some(newest) = newest.filter(|file| Some(file.txids.max()) >= local) else { return Ok(None) };
-        match lineage::remote_header(self.replica(), &newest).await {
-            Err(err) if err.kind() != ErrorKind::NotFound => Err(err),
-            header => Ok(header.ok().flatten().map(|header| (newest.txids.max(), header.timestamp))),
-        }
-    }
-
-    async fn put_snapshot(&self, database: &Database, staged: Staged) -> Result<FileInfo> {
-        let (txids, modes) = (staged.snapshot.txids, Some(staged.modes));
-        let info = self.replica().put_local(Level::SNAPSHOT, txids, &database.world, &staged.path, modes).await?;
-        self.manifest.written(info);
-        Ok(info)
-    }
-}
-
-fn log_snapshot(database: &Database, info: &FileInfo) {
-    info!(system = "store", db = %database.name(), txid = %info.txids.max(), size = info.size, "snapshot complete");
 }
 
 /// Whether a local L0 file holds every page of the database.
