@@ -110,7 +110,7 @@ impl std::fmt::Display for Outcome {
         write!(
             f,
             "{} states, {} syncs ({} failed), {} files ({} full images), {} checkpoints, {} operations, {} faults, \
-             {} times full, {} kills, {} power cuts ({} sectors lost), {} databases ruined by a disk that lied",
+             {} times full, {} kills, {} power cuts ({} sectors lost), {} databases ruined by a disk that lied; faults: {}",
             self.states,
             self.syncs,
             self.failed_syncs,
@@ -118,12 +118,13 @@ impl std::fmt::Display for Outcome {
             self.full_images,
             self.checkpoints,
             c.ops,
-            c.faults,
+            c.faults.total(),
             c.full,
             c.kills,
             c.power_cuts,
             c.torn,
-            self.ruined
+            self.ruined,
+            c.faults
         )
     }
 }

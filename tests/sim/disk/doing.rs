@@ -50,6 +50,28 @@ pub(crate) enum Op {
     Pause,
 }
 
+impl Op {
+    const ALL: [Self; 17] = [
+        Self::Open,
+        Self::Create,
+        Self::Read,
+        Self::Peek,
+        Self::Write,
+        Self::Truncate,
+        Self::Sync,
+        Self::Stat,
+        Self::List,
+        Self::Rename,
+        Self::Remove,
+        Self::Mkdir,
+        Self::SyncDir,
+        Self::Lock,
+        Self::Unlock,
+        Self::Shm,
+        Self::Pause,
+    ];
+}
+
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Class {
@@ -62,6 +84,8 @@ pub(crate) enum Class {
 }
 
 impl Class {
+    const ALL: [Self; 6] = [Self::Db, Self::Wal, Self::Ltx, Self::Temp, Self::Record, Self::Other];
+
     pub(crate) fn of(path: &Path) -> Self {
         let (_, name) = split(text_of(path));
         if name.ends_with("-wal") {
@@ -132,4 +156,48 @@ pub(crate) enum Fate {
     FailSync {
         forget: bool,
     },
+}
+
+/// Faults that struck, by operation and file.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Struck {
+    counts: [[u64; Class::ALL.len()]; Op::ALL.len()],
+    /// Of reads, those that had a bit turned over.
+    flipped: u64,
+    /// Of syncs, those that forgot what they were to write.
+    forgot: u64,
+}
+
+impl Struck {
+    pub(super) fn count(&mut self, op: Op, class: Class, fault: &Fault) {
+        self.counts[op as usize][class as usize] += 1;
+        self.forgot += u64::from(op == Op::Sync && fault.forget);
+        self.flipped += u64::from(op != Op::Sync && fault.flip);
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.counts.as_flattened_mut().iter_mut().zip(other.counts.as_flattened()) {
+            *mine += theirs;
+        }
+        self.flipped += other.flipped;
+        self.forgot += other.forgot;
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.counts.as_flattened().iter().sum()
+    }
+}
+
+impl std::fmt::Display for Struck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for op in Op::ALL {
+            for class in Class::ALL {
+                let count = self.counts[op as usize][class as usize];
+                if count > 0 {
+                    write!(f, "{op:?} {class:?} {count}, ")?;
+                }
+            }
+        }
+        write!(f, "{} reads with a bit turned, {} syncs that forgot", self.flipped, self.forgot)
+    }
 }

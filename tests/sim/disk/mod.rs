@@ -24,7 +24,7 @@ use litestream::types::Timestamp;
 use tokio::time::Instant;
 
 pub(crate) use crash::Keep;
-pub(crate) use doing::{Class, Fate, Fault, Mount, Op, Proc, Who};
+pub(crate) use doing::{Class, Fate, Fault, Mount, Op, Proc, Struck, Who};
 use names::Dir;
 
 use crate::app::DB;
@@ -96,7 +96,7 @@ pub(crate) enum Entry {
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Counts {
     pub(crate) ops: u64,
-    pub(crate) faults: u64,
+    pub(crate) faults: Struck,
     pub(crate) full: u64,
     pub(crate) kills: u64,
     pub(crate) power_cuts: u64,
@@ -106,7 +106,7 @@ pub(crate) struct Counts {
 impl Counts {
     pub(crate) fn add(&mut self, other: &Self) {
         self.ops += other.ops;
-        self.faults += other.faults;
+        self.faults.add(&other.faults);
         self.full += other.full;
         self.kills += other.kills;
         self.power_cuts += other.power_cuts;
@@ -405,7 +405,7 @@ impl Inner {
             if fault.times == 0 {
                 self.faults.remove(at);
             }
-            self.counts.faults += 1;
+            self.counts.faults.count(op, class, &struck);
             if op == Op::Sync {
                 return Fate::FailSync { forget: struck.forget };
             }

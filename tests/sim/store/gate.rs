@@ -137,7 +137,7 @@ impl std::fmt::Display for StoreOutcome {
         write!(
             f,
             "{} states, {} TXIDs, {} syncs ({} failed), {} restores ({} failed, {} to times), {} looks at a follower, {} requests, {} disk \
-             operations, {} disk faults, {} times full, {} kills, {} power cuts, {} hours; {}; {} objects unchecked",
+             operations, {} disk faults, {} times full, {} kills, {} power cuts, {} hours; {}; {} objects unchecked; faults: {}",
             self.states,
             self.txids,
             self.syncs,
@@ -148,13 +148,14 @@ impl std::fmt::Display for StoreOutcome {
             self.looks,
             self.requests,
             c.ops,
-            c.faults,
+            c.faults.total(),
             c.full,
             c.kills,
             c.power_cuts,
             self.simulated_seconds / 3600,
             self.lies,
             self.unchecked,
+            c.faults,
         )
     }
 }
