@@ -133,6 +133,16 @@ impl Bucket {
         lost
     }
 
+    /// Loses the newest objects of level 0 that were acknowledged, up to `most`, which nothing comes after.
+    pub(super) fn lose_newest(&self, most: usize) {
+        let mut state = self.state();
+        let newest = state.objects.keys().rev().filter(|key| key.as_str().starts_with("ltx/0/"));
+        let newest: Vec<Key> = newest.take(most).cloned().collect();
+        for key in newest {
+            state.objects.remove(&key);
+        }
+    }
+
     /// What is really there.
     pub(super) fn objects(&self) -> Vec<(Key, Object)> {
         self.state().objects.iter().map(|(key, object)| (key.clone(), object.clone())).collect()

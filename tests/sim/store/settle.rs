@@ -69,6 +69,7 @@ impl Sim {
         }
         self.exactly_now("after one more commit, by itself").await;
         self.follower_catches_up().await;
+        self.lose_the_end().await;
         self.stop().await;
         if let Err(text) = self.app.borrow_mut().check() {
             return self.violate("I6 harmless", format!("integrity check of the source: {text}"));
@@ -126,6 +127,19 @@ impl Sim {
             let digest = txid.and_then(|txid| self.book_of(n).borrow().digest(txid));
             digest == Some(oracle.digest_at(oracle.now()))
         })
+    }
+
+    /// The newest objects are gone, and nobody commits any more: only a validation can miss them.
+    async fn lose_the_end(&self) {
+        let Some(interval) = self.swarm.validation.filter(|_| self.swarm.forgetful && !self.is_stopped()) else {
+            return;
+        };
+        // Until nothing is left to do.
+        tokio::time::sleep(Duration::from_secs(130)).await;
+        self.buckets().for_each(|bucket| bucket.lose_newest(1 + self.disk.lock().order(2)));
+        self.say(|| "  the newest objects are lost".to_owned());
+        tokio::time::sleep(Duration::from_secs(2 * interval + 30)).await;
+        self.exactly_now("after a validation missed the newest objects").await;
     }
 
     /// A store loses objects for good. Nothing is asked of that target until a start has looked at it.

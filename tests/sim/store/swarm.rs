@@ -143,7 +143,7 @@ impl StoreSwarm {
         let rival = rng.permille(200).then_some(rival);
         // What a TXID stands for is a matter of each replica then.
         let sites = if rival.is_some() { &sites[..1] } else { sites };
-        let snapshot_interval = rng.pick(&[10, 60, 200]);
+        let snapshot_interval = rng.pick(&[10, 60, 200, 5000]);
         let manners = Manners::draw_from(&mut rng);
         // What a loser has taken back must stay away.
         let manners = if rival.is_some() { manners.without(Lie::Reappears) } else { manners };
