@@ -28,7 +28,7 @@ pub fn fault_point(name: &'static str) -> Result<()> {
 pub(crate) const UNCHECKED: bool = cfg!(fuzzing);
 
 /// Whether the program is to have the defect `name`: tests of the tests. Always false in release builds, so
-/// that nothing is left of it there. Elsewhere only [`choose_mutant`] chooses one.
+/// that nothing is left of it there. Elsewhere [`choose_mutant`] chooses one, or `MUTANT` in the environment.
 #[inline]
 #[must_use]
 pub(crate) fn mutant(name: &'static str) -> bool {
@@ -50,17 +50,24 @@ pub fn choose_mutant(name: Option<&str>) {
 #[cfg(debug_assertions)]
 mod mutants {
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::{PoisonError, RwLock};
+    use std::sync::{Once, PoisonError, RwLock};
 
+    static BEGIN: Once = Once::new();
     static ANY: AtomicBool = AtomicBool::new(false);
     static CHOSEN: RwLock<Option<String>> = RwLock::new(None);
 
     pub(super) fn choose(name: Option<&str>) {
+        BEGIN.call_once(|| {});
+        set(name);
+    }
+
+    fn set(name: Option<&str>) {
         *CHOSEN.write().unwrap_or_else(PoisonError::into_inner) = name.map(str::to_owned);
         ANY.store(name.is_some(), Ordering::SeqCst);
     }
 
     pub(super) fn is_chosen(name: &str) -> bool {
+        BEGIN.call_once(|| set(std::env::var("MUTANT").ok().as_deref()));
         ANY.load(Ordering::Relaxed) && CHOSEN.read().unwrap_or_else(PoisonError::into_inner).as_deref() == Some(name)
     }
 }

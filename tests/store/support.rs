@@ -14,7 +14,7 @@ use litestream::replica::{FileInfo, Layout, Replica, Stamps};
 use litestream::restore::{self, Request, Target};
 use litestream::sqlite::SystemSqlite;
 use litestream::store::{DatabaseConfig, ShutdownPolicy, Store, StoreConfig, TargetConfig, UpkeepConfig};
-use litestream::sys::{World, choose_mutant};
+use litestream::sys::World;
 use litestream::types::{Level, Txid, TxidRange};
 use rusqlite::Connection;
 use tokio_util::sync::CancellationToken;
@@ -128,11 +128,7 @@ pub(crate) async fn open_with(databases: Vec<DatabaseConfig>, upkeep: UpkeepConf
     open_in(World::system(), databases, upkeep).await
 }
 
-/// `MUTANT=<name>` in the environment gives the program a deliberate defect, which the test of it must notice.
 pub(crate) async fn open_in(world: World, databases: Vec<DatabaseConfig>, upkeep: UpkeepConfig) -> Result<Store> {
-    if let Ok(name) = std::env::var("MUTANT") {
-        choose_mutant(Some(&name));
-    }
     let shutdown = ShutdownPolicy { timeout: Duration::from_secs(5), interval: Duration::from_millis(20) };
     Store::open(world, Arc::new(SystemSqlite), StoreConfig { databases, shutdown, upkeep }).await
 }
