@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::{info, warn};
 
 use super::database::Database;
-use super::target::Target;
+use super::targets::Target;
 use crate::compaction::Manifest;
 use crate::error::{ErrorKind, Result};
 use crate::ltx::Header;

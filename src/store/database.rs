@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 use super::config::DatabaseConfig;
 use super::health::Health;
 use super::recover;
-use super::target::Target;
+use super::targets::Target;
 use crate::db::{Counters, Db, SyncReport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::LocalDir;

@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use super::agenda::{Agenda, Ended, Job};
 use super::database::Database;
-use super::target::Target;
+use super::targets::Target;
 use super::upkeep::Upkeep;
 use crate::compaction::TrustedTime;
 use crate::error::{Error, Result};

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::database::Database;
-use super::target::Target;
+use super::targets::Target;
 use crate::compaction::Manifest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, Header};

@@ -28,7 +28,7 @@ mod registry;
 mod retry;
 mod shutdown;
 mod staged;
-mod target;
+mod targets;
 mod upkeep;
 mod watcher;
 
@@ -142,7 +142,7 @@ impl Store {
             tasks.spawn("database monitor", |stop| monitor::run(monitored, stop));
             for n in 0..database.targets().len() {
                 let (uploaded, outages) = (Arc::clone(database), Arc::clone(&self.shared.outages));
-                tasks.spawn("replica monitor", move |stop| target::run(uploaded, n, outages, stop));
+                tasks.spawn("replica monitor", move |stop| targets::run(uploaded, n, outages, stop));
             }
             let (kept, upkeep) = (Arc::clone(database), Arc::clone(&self.shared.upkeep));
             tasks.spawn("keeper", move |stop| keeper::run(kept, upkeep, stop));

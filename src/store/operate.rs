@@ -365,7 +365,7 @@ impl Managed {
 
     async fn stop_now(&self, limit: Duration) -> Result<Changed> {
         let shared = &self.store.shared;
-        let _turn = Arc::clone(&self.entry.turn).lock_owned().await;
+        let _turn = self.entry.turn.lock().await;
         let Some(mut running) = self.entry.take() else {
             return Ok(Changed { now: false, txid: self.position().await? });
         };

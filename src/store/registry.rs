@@ -40,7 +40,7 @@ pub(super) struct Entry {
     pub(super) config: DatabaseConfig,
     pub(super) health: Arc<Health>,
     /// Held while it is started or stopped.
-    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+    pub(super) turn: tokio::sync::Mutex<()>,
     /// Cancelled once an earlier database of its path has closed.
     free: CancellationToken,
     /// Cancelled once it was taken out and has closed, and everybody before it.
@@ -128,7 +128,7 @@ impl Registry {
         let entry = Arc::new(Entry {
             config,
             health,
-            turn: Arc::default(),
+            turn: tokio::sync::Mutex::default(),
             free,
             left: CancellationToken::new(),
             running: Mutex::new(None),
@@ -249,15 +249,12 @@ impl Entry {
     }
 }
 
-/// For steps of one database that nobody must interrupt.
-pub(super) type Turn = tokio::sync::OwnedMutexGuard<()>;
-
 impl Entry {
     /// Waits until nobody else is on its path, then for the turn to start or stop this database, until `give_up`.
-    pub(super) async fn turn(&self, give_up: &CancellationToken) -> Option<Turn> {
+    pub(super) async fn turn(&self, give_up: &CancellationToken) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         let turn = async {
             self.free.cancelled().await;
-            Arc::clone(&self.turn).lock_owned().await
+            self.turn.lock().await
         };
         give_up.run_until_cancelled(turn).await
     }

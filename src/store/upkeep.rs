@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::config::UpkeepConfig;
 use super::database::{Database, Waiting};
-use super::target::Target;
+use super::targets::Target;
 use crate::compaction::{
     Compactor, Due, Limits, Manifest, SnapshotSource, Step, TrustedTime, base, delete, expired, findings, l0, local_l0,
     snapshot_due, too_early,

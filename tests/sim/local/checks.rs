@@ -6,7 +6,7 @@ use litestream::db::Db;
 use litestream::ltx::parse_file_name;
 
 use super::{META, Sim};
-use crate::disk::{Class, Entry, Mount};
+use crate::disk::{Class, Entry};
 use crate::replay::Layers;
 use crate::rng::Rng;
 
@@ -101,14 +101,7 @@ impl Sim {
     /// Faults are over: everything must come right by itself.
     pub(super) fn settle(&self) {
         self.say(|| "faults are over".to_owned());
-        {
-            let mut inner = self.disk.lock();
-            inner.faults.clear();
-            inner.disarm();
-            for mount in [Mount::Data, Mount::Meta, Mount::Rest] {
-                inner.set_budget(mount, None);
-            }
-        }
+        self.disk.lock().forgive();
         self.app.borrow_mut().end(false);
         self.foreign.borrow_mut().end(false);
         if self.without_engine {

@@ -16,7 +16,7 @@ impl Sim {
     /// Its application works, and it is synced, stopped, started, or taken out and put back.
     pub(super) async fn neighbour_acts(&self, rng: &mut Rng) {
         let Some(daemon) = self.ensure_daemon().await else { return };
-        self.neighbours_app(rng);
+        self.other_app_steps(rng, 6);
         let Some(managed) = daemon.store.find(Path::new(OTHER_DB)) else {
             return self.violate("I7 live", "the second database is gone");
         };
@@ -26,7 +26,7 @@ impl Sim {
             4 => {
                 let stopped = self.unless_dead(managed.stop(limit)).await;
                 self.say(|| format!("  the second database is stopped: {stopped:?}"));
-                self.neighbours_app(rng);
+                self.other_app_steps(rng, 6);
             }
             5 => {
                 let started = self.unless_dead(managed.start(Some(limit))).await;
@@ -55,21 +55,6 @@ impl Sim {
         self.say(|| format!("  the second database moves out and in: {done:?}"));
         if let Some((_, Err(err))) = done {
             self.violate("I7 live", format!("a database cannot come back: {err}"));
-        }
-    }
-
-    fn neighbours_app(&self, rng: &mut Rng) {
-        let mut app = self.other_app.borrow_mut();
-        let Some(app) = app.as_mut() else { return };
-        for _ in 0..rng.below(6) {
-            if self.is_stopped() || self.disk.lock().off {
-                break;
-            }
-            app.step(&self.swarm.base, rng);
-            self.disk.observe();
-        }
-        if let Some(complaint) = app.complaint.take() {
-            self.violate("I6 harmless", complaint);
         }
     }
 

@@ -44,12 +44,7 @@ impl Sim {
             Rival::OtherState => Place { db: DB, meta: "/data/.twin-litestream" },
             Rival::OtherDatabase => NEIGHBOUR,
         };
-        if let Some(app) = self.other_app.borrow_mut().as_mut() {
-            for _ in 0..rng.below(4) {
-                app.step(&self.swarm.base, rng);
-                self.disk.observe();
-            }
-        }
+        self.other_app_steps(rng, 4);
         let running = self.rival.borrow().clone().filter(|rival| !self.disk.is_dead(rival.who));
         let rival = match running {
             Some(rival) => rival,

@@ -11,21 +11,14 @@ use super::manners::Manners;
 use super::sim::Sim;
 use super::site::Site;
 use super::swarm::Rival;
-use crate::disk::{Mount, Proc};
+use crate::disk::Proc;
 use crate::rng::Rng;
 
 impl Sim {
     /// Faults are over: everything must come right by itself.
     pub(super) async fn settle(&self) {
         self.say(|| "faults are over".to_owned());
-        {
-            let mut inner = self.disk.lock();
-            inner.faults.clear();
-            inner.disarm();
-            for mount in [Mount::Data, Mount::Meta, Mount::Rest] {
-                inner.set_budget(mount, None);
-            }
-        }
+        self.disk.lock().forgive();
         for bucket in self.buckets() {
             bucket.disarm();
             bucket.set_manners(Manners::PERFECT);

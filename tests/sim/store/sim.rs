@@ -262,12 +262,23 @@ impl Sim {
 
     pub(super) fn app_steps(&self, app: &RefCell<App>, seed: u64, count: u64) {
         let Ok(mut app) = app.try_borrow_mut() else { return };
-        let mut rng = Rng::new(seed);
+        self.steps_of(&mut app, &mut Rng::new(seed), count);
+    }
+
+    /// Fewer than `bound` steps of the other database's application.
+    pub(super) fn other_app_steps(&self, rng: &mut Rng, bound: u64) {
+        if let Some(app) = self.other_app.borrow_mut().as_mut() {
+            let count = rng.below(bound);
+            self.steps_of(app, rng, count);
+        }
+    }
+
+    fn steps_of(&self, app: &mut App, rng: &mut Rng, count: u64) {
         for _ in 0..count {
             if self.stopped.get() || self.disk.lock().off {
                 break;
             }
-            app.step(&self.swarm.base, &mut rng);
+            app.step(&self.swarm.base, rng);
             self.disk.observe();
         }
         if let Some(complaint) = app.complaint.take() {
