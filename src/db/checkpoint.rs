@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 use super::config::wal_bytes;
 use super::engine::Db;
 use super::observe::LogView;
-use super::session::Beside;
+use super::session::{Beside, Session};
 use super::sync::{Batch, not_open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite::WalIndex;
@@ -43,6 +43,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const PATIENCE_LOCKED: Duration = Duration::from_millis(15);
 /// Before another try after somebody was in the way for a moment.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// How long to get out of the way of one checkpoint at the most, and how often to try.
+const GIVING_WAY: Duration = Duration::from_secs(2);
+const GIVING_WAY_STEP: Duration = Duration::from_millis(2);
 /// The file is cut when it is so many times longer than the checkpoint threshold.
 const CUT_FACTOR: u64 = 4;
 
@@ -83,6 +86,12 @@ impl CheckpointState {
     /// Somebody reads an old state: that can take long.
     fn note_blocked(&mut self, now: Duration) {
         self.not_before = now + self.blocked.step();
+    }
+
+    /// The application may do it now. Nothing else is to be done before the next commit.
+    fn note_left(&mut self, now: Duration) {
+        self.changed = false;
+        self.note_busy(now);
     }
 
     /// Somebody held a lock at the wrong moment.
@@ -157,7 +166,8 @@ impl Db {
         let now = self.world.clock.elapsed();
         let facts = CheckpointFacts {
             end: index.end(session.page_size),
-            copied: index.is_fully_backfilled(),
+            // A log that the application has copied can be restarted only when our mark has left it.
+            copied: if session.layer.is_somebodys() { !self.checkpoints.changed } else { index.is_fully_backfilled() },
             changed: self.checkpoints.changed,
             since: now.saturating_sub(self.checkpoints.last),
             // It could not get past a snapshot that is being read.
@@ -182,6 +192,9 @@ impl Db {
         };
         if !self.checkpoint_due(&index) {
             return Ok(false);
+        }
+        if self.session.as_ref().is_some_and(|session| session.layer.is_somebodys()) {
+            return self.leave_checkpoint_to_others(&index);
         }
         let began = self.world.clock.elapsed();
         let outcome = self.checkpoint();
@@ -215,6 +228,53 @@ impl Db {
             session.close_idle();
         }
         Ok(outcome == Outcome::Complete)
+    }
+
+    /// Whether somebody's checkpoint waits for us. Does not block.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::is_waited_for)
+    }
+
+    /// Whether a checkpoint of somebody else would have to wait for our read mark: there are frames behind which it
+    /// stands. With everything copied we are on read lock 0, which keeps nobody waiting. One frame is our own, of the start.
+    #[must_use]
+    pub fn holds_a_mark(&self) -> bool {
+        let index = self.session.as_ref().and_then(|session| session.wal_index().ok());
+        index.is_some_and(|index| !index.is_fully_backfilled() && index.last_frame > 1)
+    }
+
+    /// Gets out of the way of a checkpoint that waits for readers (FULL, RESTART, TRUNCATE). It has the write lock, so
+    /// nobody commits: first it waits for our mark to reach the end of the log, then for us to leave the log, which
+    /// SQLite does for a transaction that begins when everything is copied.
+    ///
+    /// # Errors
+    /// Those of [`Db::sync_log`].
+    pub(super) fn give_way(&mut self) -> Result<()> {
+        let until = self.world.clock.elapsed() + GIVING_WAY;
+        while self.is_waited_for() && self.world.clock.elapsed() < until {
+            self.sync_log()?;
+            let (Some(session), Some(last)) = (&mut self.session, self.last.as_ref().and_then(Option::as_ref)) else {
+                return Ok(());
+            };
+            let index = session.wal_index()?;
+            let read = index.is_empty() || (index.salts == last.salts && index.end(session.page_size) == last.end);
+            if session.protected && read {
+                session.renew_mark(&index)?;
+            }
+            self.world.clock.pause(GIVING_WAY_STEP);
+        }
+        Ok(())
+    }
+
+    /// Lets the application's own checkpoints copy everything that was read, and its next commit restart the log.
+    fn leave_checkpoint_to_others(&mut self, index: &WalIndex) -> Result<bool> {
+        self.session.as_mut().ok_or_else(not_open)?.advance_mark()?;
+        self.warn_of_long_log(index);
+        // What came before the mark was moved is read now, or protection ends.
+        self.sync_log()?;
+        self.checkpoints.note_left(self.world.clock.elapsed());
+        Ok(index.is_fully_backfilled())
     }
 
     fn warn_of_long_log(&mut self, index: &WalIndex) {
@@ -283,7 +343,7 @@ impl Db {
             return Ok(());
         }
         map.drop_beyond_commit();
-        let batch = Batch { map, segment, from, full: None, detached: true };
+        let batch = Batch { map, segment, from, full: None, unwritten: None, detached: true };
         let published = fault_point("checkpoint.unlocked").and_then(|()| self.publish(view, &batch));
         if published.is_err() && !mutant("lost-tail-keeps-protection") {
             // The frames may be gone with the memory they were in.

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::layer::{Layer, put_checksum};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::Encoder;
 use crate::sys::{File, mutant, read_full_at};
@@ -55,6 +56,8 @@ pub(super) struct PageSource<'a> {
     pub(super) db_pages: u64,
     /// Read ahead in the database file: right for a whole image, wasteful for single pages.
     pub(super) in_order: bool,
+    /// Who else works on the pages.
+    pub(super) layer: Layer,
 }
 
 /// Pages between two looks at whether to go on.
@@ -93,8 +96,11 @@ impl PageSource<'_> {
                 Some(wal) => self.map.copy_page(pgno, wal, self.page_size, &mut page)?,
                 None => false,
             };
-            if !mapped {
-                self.copy_from_db(pgno, &mut page, &mut ahead)?;
+            match (mapped, self.layer) {
+                (false, _) => self.copy_from_db(pgno, &mut page, &mut ahead)?,
+                // As the application's next checkpoint will.
+                (true, Layer::Checksums) => put_checksum(&mut page),
+                (true, _) => {}
             }
             encoder.page(pgno, &page)?;
         }

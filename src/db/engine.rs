@@ -37,6 +37,12 @@ pub struct Db {
     lock: Option<Box<dyn Lock>>,
     /// Set when proof was lost in a way that the local state does not show.
     pub(super) force_full: Option<Reason>,
+    /// Some writer does not keep the wal-index: see [`super::unindexed`].
+    pub(super) unkept: bool,
+    /// Whether it was said that another layer works on the pages.
+    layer_told: bool,
+    /// Whether an earlier life was asked about that.
+    remembered: bool,
     modes: Option<Modes>,
     /// Whether the directories of local files, and the names an earlier life left in them, are known
     /// to survive a power cut.
@@ -78,6 +84,13 @@ pub(super) struct Last {
     pub(super) chain: Option<WalChecksum>,
 }
 
+impl Last {
+    /// Whether it holds the database file without the log, and so says nothing of the log.
+    pub(super) fn is_of_file_alone(&self) -> bool {
+        self.end == 0
+    }
+}
+
 /// What is in the local L0 directory.
 #[derive(Debug)]
 pub enum LocalState {
@@ -110,6 +123,9 @@ impl Db {
             session: None,
             lock: None,
             force_full: None,
+            unkept: false,
+            remembered: false,
+            layer_told: false,
             modes: None,
             names_durable: false,
             checkpoints,
@@ -157,11 +173,22 @@ impl Db {
         let modes = Modes { file: stat.owner_mode, dir: dir.owner_mode };
         self.modes = Some(modes);
         self.take_lock(modes)?;
-        let session = match Session::open(&self.world, &self.sqlite, &self.config) {
+        let mut session = match Session::open(&self.world, &self.sqlite, &self.config) {
             Ok(session) => session,
             Err(err) if err.kind() == ErrorKind::NotFound => return Ok(false),
             Err(err) => return Err(err),
         };
+        if !self.remembered {
+            self.remembered = true;
+            self.unkept = self.world.fs.stat_opt(&self.unkept_mark())?.is_some();
+        }
+        session.kept = !self.unkept;
+        if session.layer.is_somebodys() && !self.layer_told {
+            self.layer_told = true;
+            warn!(system = "store", db = %self.config.name(), layer = ?session.layer,
+                hint = "checkpoints are left to the application, whose own file system layer must run them",
+                "database reserves bytes of each page for another layer");
+        }
         self.session = Some(session);
         Ok(true)
     }
@@ -332,25 +359,28 @@ impl Db {
     pub(super) fn unprotect(&mut self) {
         if let Some(session) = &mut self.session {
             session.protected = mutant("protection-never-given-up") && session.protected;
+            session.settled = None;
         }
     }
 
-    /// Whether a step would find anything to do. Never blocks on a lock; a handful of
-    /// system calls and a look at shared memory.
+    /// Whether a step would find anything to do: whether the index moved, or either file was written. Never
+    /// blocks on a lock; a handful of system calls and a look at shared memory.
     #[must_use]
     pub fn needs_step(&self) -> bool {
-        let (Some(session), Some(last)) = (&self.session, self.last()) else { return true };
-        if !session.protected || self.force_full.is_some() {
+        let (Some(session), Some(_)) = (&self.session, self.last()) else { return true };
+        if self.force_full.is_some() {
             return true;
         }
-        match session.still_in_place(&self.world, &self.config.path, &self.config.wal_path()) {
-            Ok(true) => {}
+        // Before the index: what is written later shows the next time.
+        let places = match session.places(&self.world, &self.config.path, &self.config.wal_path()) {
+            Ok(Some(places)) => places,
             _ => return true,
-        }
+        };
         let Ok(index) = session.wal_index() else { return true };
-        let unchanged =
-            if index.salts == last.salts { index.end(session.page_size) == last.end } else { index.is_empty() };
-        !unchanged || self.checkpoint_due(&index)
+        if !session.is_settled(&places, &index) {
+            return true;
+        }
+        session.protected && self.checkpoint_due(&index)
     }
 
     /// Bytes of log that are not in a local file yet, and bytes of log altogether.
@@ -359,7 +389,12 @@ impl Db {
         let (session, last) = (self.session.as_ref()?, self.last()?);
         let index = session.wal_index().ok()?;
         let end = index.end(session.page_size);
-        let unread = if index.salts == last.salts { end.saturating_sub(last.end) } else { end };
+        let unread = match session.settled {
+            _ if index.salts == last.salts => end.saturating_sub(last.end),
+            // An image of the file alone says nothing of the log.
+            Some(settled) if settled.is_at(&index) => 0,
+            _ => end,
+        };
         Some((unread, end))
     }
 }

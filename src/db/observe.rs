@@ -78,26 +78,47 @@ impl LogView {
 }
 
 impl OpenLog {
-    fn open(world: &World, config: &DbConfig) -> Result<Option<Self>> {
+    /// The file as it is now; `None` if it has no header.
+    pub(super) fn open(world: &World, config: &DbConfig) -> Result<Option<Self>> {
         let Some(file) = world.fs.open_opt(&config.wal_path(), OpenMode::Read)? else { return Ok(None) };
         let stat = file.stat()?;
-        let mut bytes = [0; 32];
-        let mut done = 0;
-        while done < bytes.len() {
-            match file.read_at(&mut bytes[done..], done as u64)? {
-                0 => return Ok(None),
-                n => done += n,
-            }
-        }
-        // A header that is being written, or of an unused file, is no header.
-        let Ok(header) = WalHeader::decode(&bytes) else { return Ok(None) };
-        Ok(Some(Self { file, header, len: stat.len, id: stat.id }))
+        let header = read_header(file.as_ref())?;
+        Ok(header.map(|header| Self { file, header, len: stat.len, id: stat.id }))
+    }
+
+    /// The header as it is by now.
+    pub(super) fn header_now(&self) -> Result<Option<WalHeader>> {
+        read_header(self.file.as_ref())
     }
 
     /// A reader of this log's present generation.
     pub(super) fn reader(&self, page_size: PageSize, offset: u64, checksum: WalChecksum) -> FrameReader<'_> {
-        FrameReader::new(self.file.as_ref(), page_size, self.header.big_endian, self.header.salts, offset, checksum)
+        self.reader_of(self.header.salts, page_size, offset, checksum)
     }
+
+    /// A reader of the generation with these salts.
+    pub(super) fn reader_of(
+        &self,
+        salts: Salts,
+        page_size: PageSize,
+        offset: u64,
+        checksum: WalChecksum,
+    ) -> FrameReader<'_> {
+        FrameReader::new(self.file.as_ref(), page_size, self.header.big_endian, salts, offset, checksum)
+    }
+}
+
+/// A header that is being written, or of an unused file, is no header.
+fn read_header(file: &dyn File) -> Result<Option<WalHeader>> {
+    let mut bytes = [0; 32];
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], done as u64)? {
+            0 => return Ok(None),
+            n => done += n,
+        }
+    }
+    Ok(WalHeader::decode(&bytes).ok())
 }
 
 /// What an unprotected start finds out about the log around E.
@@ -243,8 +264,7 @@ fn beyond(
 ) -> Result<(Beyond, PageMap)> {
     // Stale frames can be overwritten at any time: only what is in memory counts.
     let mut stale = PageMap::caching(stale_bytes);
-    let reader =
-        FrameReader::new(log.file.as_ref(), last.page_size, log.header.big_endian, last.salts, last.end, checksum);
+    let reader = log.reader_of(last.salts, last.page_size, last.end, checksum);
     let segment = stale.read(reader, None)?;
     let of_another = |s: Salts| s != view.index.salts && s.salt1 != last.salts.salt1 && s.salt2 != last.salts.salt2;
     let proved = matches!(segment.stop, Some(Stop::OtherSalts(salts)) if of_another(salts));

@@ -5,7 +5,9 @@
 //!
 //! | # | protected | facts | plan |
 //! |---|---|---|---|
-//! | 1 | any | no L, other page size, database replaced | full image |
+//! | 0 | any | the database file was written past the log, and is not in WAL mode | image of the file alone |
+//! | 0 | no | a full image is due, the log is empty, and a frame of ours could do harm | image of the file alone |
+//! | 1 | any | no L, other page size, database replaced or written past the log | full image |
 //! | 2 | yes | W = S, log ends at E | nothing |
 //! | 3 | yes | W = S, log goes on behind E | incremental from E |
 //! | 4 | yes | W ≠ S, log empty | nothing |
@@ -15,9 +17,12 @@
 //! | 8 | no | exactly one restart and no reboot, frame before E intact, nothing unseen behind E | incremental from the head |
 //! | 9 | no | as 8, but commits behind E that can be proved complete | recover them, then the head |
 //! | 10 | no | anything else | full image |
+//! | 11 | no | neither file was written since everything was read | nothing |
 //!
 //! *Protected* means: our read transaction has been held since before a step that read to the
-//! end of the log, and nothing was replaced meanwhile. Then no frame can have vanished unseen.
+//! end of the log, and nothing was replaced meanwhile. Then no frame can have vanished unseen. A session
+//! beside a writer that does not keep the wal-index ([`super::unindexed`]) is never protected; row 11 keeps
+//! it from writing the same image again and again, and comes before rows 7 to 10.
 
 use std::fmt;
 
@@ -34,8 +39,14 @@ pub struct Facts {
     pub page_size: PageSize,
     /// Whether the database is another file than the one `last` was made from.
     pub replaced: bool,
+    /// How the database file was written since the last look.
+    pub written: Written,
     /// See the module head.
     pub protected: bool,
+    /// Neither file was written since everything was read.
+    pub settled: bool,
+    /// Whether a frame of ours does no harm.
+    pub may_write: bool,
     /// Salts SQLite uses now.
     pub salts: Salts,
     /// Where SQLite says the log ends.
@@ -57,6 +68,17 @@ pub struct LastFacts {
     pub salts: Salts,
     /// E.
     pub end: u64,
+}
+
+/// How the database file came to be what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// Not at all, or by checkpoints of the log.
+    ByCheckpoints,
+    /// By something else: another database was copied over it, for example.
+    PastTheLog,
+    /// The same, and what stands there is not in WAL mode: whoever uses it knows nothing of the log.
+    InRollbackMode,
 }
 
 /// The last frame that was synced.
@@ -92,6 +114,8 @@ pub enum Plan {
     Recover,
     /// Write every page.
     FullImage(Reason),
+    /// Write every page of the database file, without the log.
+    FileImage,
 }
 
 /// Why a full image is needed.
@@ -103,6 +127,8 @@ pub enum Reason {
     PageSizeChanged,
     /// Another file is at the database's path.
     DatabaseReplaced,
+    /// The database file was written by something else than checkpoints of its log.
+    DatabaseRewritten,
     /// The log was emptied or is gone.
     LogGone,
     /// The synced frames are not in the log any more.
@@ -119,6 +145,7 @@ impl fmt::Display for Reason {
             Self::FirstSync => "no local ltx file to continue from",
             Self::PageSizeChanged => "page size changed",
             Self::DatabaseReplaced => "database file was replaced",
+            Self::DatabaseRewritten => "database file was rewritten in place",
             Self::LogGone => "wal was truncated or removed",
             Self::TailGone => "last synced frame is no longer in the wal",
             Self::RestartedUnseen => "wal was restarted and commits may have been overwritten",
@@ -130,12 +157,34 @@ impl fmt::Display for Reason {
 /// The decision.
 #[must_use]
 pub fn plan(facts: &Facts) -> Plan {
+    if facts.written == Written::InRollbackMode && !mutant("rewriting-ignored") {
+        return Plan::FileImage;
+    }
+    match proved(facts) {
+        Plan::FullImage(reason) => image(facts, reason),
+        other => other,
+    }
+}
+
+/// The image that a reason calls for. One of log and file needs a first frame to go on from.
+pub(super) fn image(facts: &Facts, reason: Reason) -> Plan {
+    if facts.empty && !facts.may_write { Plan::FileImage } else { Plan::FullImage(reason) }
+}
+
+/// Rows 1 to 11.
+fn proved(facts: &Facts) -> Plan {
     let Some(last) = facts.last else { return Plan::FullImage(Reason::FirstSync) };
+    if facts.settled && !facts.protected {
+        return Plan::Nothing;
+    }
     if last.page_size != facts.page_size {
         return Plan::FullImage(Reason::PageSizeChanged);
     }
     if facts.replaced {
         return Plan::FullImage(Reason::DatabaseReplaced);
+    }
+    if facts.written == Written::PastTheLog && !mutant("rewriting-ignored") {
+        return Plan::FullImage(Reason::DatabaseRewritten);
     }
     let same_generation = last.salts == facts.salts;
     if facts.protected {
@@ -194,7 +243,10 @@ mod tests {
             last: Some(LastFacts { page_size: size(4096), salts: S, end: 8272 }),
             page_size: size(4096),
             replaced: false,
+            written: Written::ByCheckpoints,
             protected: false,
+            settled: false,
+            may_write: true,
             salts: S,
             end: 8272,
             empty: false,
@@ -209,9 +261,13 @@ mod tests {
         let p = Facts { protected: true, ..b };
         let full = Plan::FullImage;
         let rows: &[(&str, Facts, Plan)] = &[
+            ("0", Facts { written: Written::InRollbackMode, ..p }, Plan::FileImage),
+            ("0 no file", Facts { written: Written::InRollbackMode, last: None, ..b }, Plan::FileImage),
+            ("0 unkept", Facts { may_write: false, empty: true, end: 32, ..b }, Plan::FileImage),
             ("1 no file", Facts { last: None, ..p }, full(Reason::FirstSync)),
             ("1 page size", Facts { page_size: size(8192), ..p }, full(Reason::PageSizeChanged)),
             ("1 replaced", Facts { replaced: true, ..p }, full(Reason::DatabaseReplaced)),
+            ("1 rewritten", Facts { written: Written::PastTheLog, ..p }, full(Reason::DatabaseRewritten)),
             ("2", p, Plan::Nothing),
             ("3", Facts { end: 12392, ..p }, Plan::FromTail),
             ("4", Facts { salts: LATER, end: 32, empty: true, ..p }, Plan::Nothing),
@@ -228,6 +284,9 @@ mod tests {
             ("10 tail gone, restarted", Facts { tail: Tail::Gone, salts: NEXT, ..b }, full(Reason::TailGone)),
             ("10 log shorter", Facts { end: 4152, ..b }, full(Reason::Diverged)),
             ("10 log empty", Facts { empty: true, end: 32, ..b }, full(Reason::LogGone)),
+            ("11", Facts { settled: true, tail: Tail::Gone, ..b }, Plan::Nothing),
+            ("11 other page size", Facts { settled: true, page_size: size(8192), ..b }, Plan::Nothing),
+            ("11 says nothing of a protected session", Facts { settled: true, end: 12392, ..p }, Plan::FromTail),
         ];
         for (name, facts, want) in rows {
             assert_eq!(plan(facts), *want, "row {name}");

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::quiet::Stamp;
 use crate::error::Result;
 use crate::ltx::crc64;
 use crate::sys::{BootId, OpenMode, OwnerMode, World};
-use crate::types::Txid;
+use crate::types::{Timestamp, Txid};
 use crate::wal::{Salts, WalChecksum};
 
 pub(super) const FILE_NAME: &str = "continuity";
@@ -38,6 +39,9 @@ pub(super) struct Record {
     /// Run of the operating system. After another start commits may have been taken back.
     #[serde(default)]
     boot: Option<BootId>,
+    /// The database file as it was: length, modification time in milliseconds, checksum of page 1.
+    #[serde(default)]
+    db: Option<(u64, i64, u64)>,
 }
 
 /// Where the log stood when the file was made.
@@ -47,6 +51,7 @@ pub(super) struct Surroundings {
     pub(super) wal_len: u64,
     pub(super) inode: u64,
     pub(super) boot: Option<BootId>,
+    pub(super) db: Option<(Stamp, u64)>,
 }
 
 impl Record {
@@ -62,6 +67,7 @@ impl Record {
             wal_len: at.wal_len,
             inode: at.inode,
             boot: at.boot,
+            db: at.db.map(|(stamp, page1)| (stamp.len, stamp.modified.millis(), page1)),
         }
     }
 
@@ -85,6 +91,12 @@ impl Record {
     /// Whether it was written since the machine was started, `now` naming that.
     pub(super) fn is_of_boot(&self, now: Option<BootId>) -> bool {
         now.is_some() && self.boot == now
+    }
+
+    /// The database file as it was, and the checksum of its page 1.
+    pub(super) fn db(&self) -> Option<(Stamp, u64)> {
+        let (len, modified, page1) = self.db?;
+        Some((Stamp { len, modified: Timestamp::from_millis(modified) }, page1))
     }
 
     pub(super) fn inode(&self) -> u64 {
@@ -141,7 +153,8 @@ mod tests {
     fn a_torn_record_is_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let world = World::system();
-        let at = Surroundings { seq: 5, wal_len: 8272, inode: 6, boot: Some(BootId(u128::MAX)) };
+        let at =
+            Surroundings { seq: 5, wal_len: 8272, inode: 6, boot: Some(BootId(u128::MAX)), db: None };
         let record = Record::new(Txid::FIRST, Salts { salt1: 1, salt2: 2 }, 4152, WalChecksum { s0: 3, s1: 4 }, at);
         record.store(&world, dir.path(), OwnerMode::DEFAULT_FILE).unwrap();
         assert_eq!(Record::load(&world, dir.path()), Some(record));
@@ -162,7 +175,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let world = World::system();
         let of = |n: u64| {
-            let at = Surroundings { seq: 5, wal_len: n, inode: n, boot: None };
+            let at = Surroundings { seq: 5, wal_len: n, inode: n, boot: None, db: None };
             Record::new(Txid::new(n).unwrap(), Salts { salt1: 1, salt2: 2 }, n, WalChecksum { s0: 3, s1: 4 }, at)
         };
         of(1 << 60).store(&world, dir.path(), OwnerMode::DEFAULT_FILE).unwrap();

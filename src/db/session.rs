@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::config::DbConfig;
 use super::gate::{Gate, Pass};
+use super::layer::{self, Layer};
+use super::quiet::{Behind, DbSeen, Places, Settled};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite::{Conn, Sqlite, WalIndex};
 use crate::sys::{Clock, File, FileId, OpenMode, World, mutant};
@@ -40,6 +42,19 @@ pub(super) struct Session {
     /// The read mark was moved past frames that were not read yet. If others copied them all just then, it
     /// is read lock 0 that is held, which does not keep the log from being restarted over them.
     pub(super) mark_ahead: bool,
+    /// Whether all writers keep the wal-index, as far as we know. Beside one that does not, a read
+    /// transaction protects nothing.
+    pub(super) kept: bool,
+    /// The index when the session began.
+    pub(super) first_index: Option<WalIndex>,
+    /// Who else works on its pages.
+    pub(super) layer: Layer,
+    /// How the database file was when it was last accounted for.
+    pub(super) db_seen: Option<DbSeen>,
+    /// When nothing was left to read.
+    pub(super) settled: Option<Settled>,
+    /// Frames behind the end of the log that were looked at already.
+    pub(super) behind: Option<Behind>,
     sqlite: Arc<dyn Sqlite>,
     path: std::path::PathBuf,
     busy_timeout: Duration,
@@ -50,6 +65,7 @@ pub(super) struct Session {
 pub(super) struct Beside {
     pub(super) conn: Box<dyn Conn>,
     pub(super) file: Arc<dyn File>,
+    pub(super) layer: Layer,
     pub(super) pass: Pass,
 }
 
@@ -71,6 +87,11 @@ impl Session {
         if stat.kind != crate::sys::FileKind::File {
             return Err(Error::invalid("database is not a regular file").at(config.path.display()));
         }
+        let page_1 = first_page(file.as_ref())?;
+        if let Some(refused) = layer::refusal(&page_1) {
+            return Err(refused.at(config.path.display()));
+        }
+        let layer = Layer::of(&page_1);
         let mut reader = sqlite.open(&config.path, config.busy_timeout)?;
         let mut mode = reader.query("PRAGMA journal_mode")?;
         if mode != "wal" {
@@ -93,6 +114,12 @@ impl Session {
             reading: false,
             protected: false,
             mark_ahead: false,
+            kept: true,
+            first_index: None,
+            layer,
+            db_seen: None,
+            settled: None,
+            behind: None,
             sqlite: Arc::clone(sqlite),
             path: config.path.clone(),
             busy_timeout: config.busy_timeout,
@@ -101,12 +128,13 @@ impl Session {
         // Page size can only be trusted under the read transaction.
         let again = session.reader.query("PRAGMA page_size")?;
         session.page_size = PageSize::new(again.parse().map_err(|_| Error::corrupt("invalid page size"))?)?;
+        session.first_index = session.wal_index().ok();
         Ok(session)
     }
 
     /// Every frame up to the end of the log was read, under the read transaction that is still held.
     pub(super) fn read_to_the_end(&mut self) {
-        self.protected = true;
+        self.protected = self.kept;
         self.mark_ahead = false;
     }
 
@@ -128,7 +156,7 @@ impl Session {
         let pass = self.gate.enter();
         let mut conn = self.sqlite.open(&self.path, Duration::ZERO)?;
         begin_read(conn.as_mut())?;
-        Ok(Beside { conn, file: Arc::clone(&self.file), pass })
+        Ok(Beside { conn, file: Arc::clone(&self.file), layer: self.layer, pass })
     }
 
     /// Pages in the database file.
@@ -196,6 +224,26 @@ impl Session {
         moved.and(released)
     }
 
+    /// Whether somebody's checkpoint waits for our read mark.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.reading && self.reader.is_waited_for()
+    }
+
+    /// Moves the read mark when the log was read up to `read`, and all of that is in files. Protection holds on
+    /// if nothing was committed meanwhile: the stand-in's state was that one, so was ours, and one of both was held
+    /// throughout. Else [`Session::advance_mark`] has been done.
+    pub(super) fn renew_mark(&mut self, read: &WalIndex) -> Result<()> {
+        let was_ahead = std::mem::replace(&mut self.mark_ahead, true);
+        let stand_in = self.writer()?;
+        begin_read(stand_in)?;
+        let first = stand_in.wal_index();
+        let moved = self.restart_reading().and_then(|()| self.wal_index());
+        let released = self.writer()?.execute("ROLLBACK");
+        let (first, now) = (first?, moved?);
+        self.mark_ahead = was_ahead || !first.is_at(read) || !(now.is_at(read) || now.is_empty());
+        released
+    }
+
     /// Takes the write lock. Nobody can append to the log or restart it until [`Session::unlock`].
     ///
     /// SQLite's own waiting sleeps up to 100 ms between looks, which a writer that commits without
@@ -211,6 +259,16 @@ impl Session {
                 other => return other,
             }
         }
+    }
+
+    /// Runs `look` while no writer that knows SQLite's locks is at work. `None` if one is.
+    pub(super) fn without_writers<T>(&self, look: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        if !self.reading || !self.reader.keep_writers_out()? {
+            return Ok(None);
+        }
+        let found = look();
+        self.reader.let_writers();
+        found.map(Some)
     }
 
     /// Moves the read mark under the write lock, which protects in place of the mark.
@@ -286,15 +344,45 @@ impl Session {
         }
     }
 
-    /// Whether the paths still name the files that are open here.
-    pub(super) fn still_in_place(&self, world: &World, db: &Path, wal: &Path) -> Result<bool> {
-        let db_id = world.fs.stat_opt(db)?.map(|s| s.id);
-        if db_id != Some(self.file_id) {
-            return Ok(false);
-        }
-        let wal_id = world.fs.stat_opt(wal)?.map(|s| s.id);
-        Ok(self.wal_id.is_none() || self.wal_id == wal_id)
+    /// What the paths name now; `None` if that is not what is open here.
+    pub(super) fn places(&self, world: &World, db: &Path, wal: &Path) -> Result<Option<Places>> {
+        let Some(db) = world.fs.stat_opt(db)?.filter(|stat| stat.id == self.file_id) else { return Ok(None) };
+        let wal = world.fs.stat_opt(wal)?;
+        let same = self.wal_id.is_none() || self.wal_id == wal.map(|stat| stat.id);
+        Ok(same.then_some(Places { db, wal }))
     }
+}
+
+/// Page 1 as it is in the file, or what there is of it.
+fn first_page(file: &dyn File) -> Result<Vec<u8>> {
+    let mut page = vec![0; layer::HEADER];
+    let head = read_up_to(file, &mut page)?;
+    let size = match page.get(16..18) {
+        Some([0, 1]) => 65536,
+        Some([high, low]) => usize::from(u16::from_be_bytes([*high, *low])),
+        _ => 0,
+    };
+    page.truncate(head);
+    // Only where another layer may own a part of it is the rest of interest.
+    if head < layer::HEADER || page[20] == 0 || size <= head {
+        return Ok(page);
+    }
+    page.resize(size, 0);
+    let have = read_up_to(file, &mut page)?;
+    page.truncate(have);
+    Ok(page)
+}
+
+/// Fills `out` from the start of the file as far as the file goes.
+pub(super) fn read_up_to(file: &dyn File, out: &mut [u8]) -> Result<usize> {
+    let mut have = 0;
+    while have < out.len() {
+        match file.read_at(&mut out[have..], have as u64)? {
+            0 => break,
+            n => have += n,
+        }
+    }
+    Ok(have)
 }
 
 fn begin_read(conn: &mut dyn Conn) -> Result<()> {

@@ -9,6 +9,7 @@ use std::io::Write;
 use super::encode::{PageSource, Pages};
 use super::engine::{Db, Last};
 use super::observe::{LogView, OpenLog};
+use super::quiet::{Stamp, being_rewritten};
 use super::session::Beside;
 use super::sync::not_open;
 use crate::error::{Error, ErrorKind, Result};
@@ -41,6 +42,8 @@ pub struct SnapshotReader {
     log: Option<OpenLog>,
     last: Last,
     timestamp: Timestamp,
+    /// What the database file must still be at the end, where SQLite's locks do not see to that.
+    unwritten: Option<Stamp>,
 }
 
 impl Db {
@@ -63,6 +66,10 @@ impl Db {
                 self.begin_beside_locked()?
             };
             let last = self.last().cloned().ok_or_else(not_open)?;
+            let unwritten = self.snapshot_guard(&last)?;
+            if last.is_of_file_alone() {
+                return Ok(SnapshotReader { beside, log: None, last, timestamp: self.world.clock.now(), unwritten });
+            }
             // With everything copied the database file alone is that state, and it stays so: under a read
             // transaction no later frame can be copied. The log may be restarted meanwhile.
             let same = index.salts == last.salts && index.end(last.page_size) == last.end;
@@ -72,13 +79,26 @@ impl Db {
                     true => None,
                     false => LogView::of(index, &self.world, &self.config, last.page_size)?.file,
                 };
-                return Ok(SnapshotReader { beside, log, last, timestamp: self.world.clock.now() });
+                return Ok(SnapshotReader { beside, log, last, timestamp: self.world.clock.now(), unwritten });
             }
             if attempt >= ATTEMPTS {
                 return Err(Error::new(ErrorKind::Busy, "wal moved on between sync and snapshot"));
             }
         }
         unreachable!("the last attempt returns")
+    }
+
+    /// See `SnapshotReader::unwritten`.
+    fn snapshot_guard(&self, last: &Last) -> Result<Option<Stamp>> {
+        let session = self.session.as_ref().ok_or_else(not_open)?;
+        if session.kept && !last.is_of_file_alone() {
+            return Ok(None);
+        }
+        // As it was when everything was read, if a write after that would show.
+        match session.db_seen {
+            Some(seen) if seen.stamp.is_settled(self.world.clock.as_ref()) => Ok(Some(seen.stamp)),
+            _ => Err(being_rewritten()),
+        }
     }
 
     /// Writes the present state as a snapshot, in one go.
@@ -129,11 +149,18 @@ impl SnapshotReader {
             page_size,
             db_pages: self.beside.file.stat()?.len / u64::from(page_size.get()),
             in_order: true,
+            layer: self.beside.layer,
         };
         let mut encoder = Encoder::new(out, header)?;
         let pages = source.encode_while(Pages::All(commit), &mut encoder, || self.check_wanted())?;
         let (mut out, _) = encoder.finish(Checksum::NONE)?;
         out.flush().map_err(|e| Error::io("write snapshot", e))?;
+        if self
+            .unwritten
+            .is_some_and(|stamp| self.beside.file.stat().map(|stat| Stamp::of(&stat) != stamp).unwrap_or(true))
+        {
+            return Err(being_rewritten());
+        }
         if self.log.is_some() && self.beside.conn.wal_index()?.salts != salts {
             return Err(Error::new(ErrorKind::Changed, "wal was restarted while it was copied"));
         }

@@ -7,8 +7,10 @@ use tracing::{debug, info, trace};
 use super::encode::{PageSource, Pages};
 use super::engine::{Db, Last, LocalState};
 use super::observe::{Continuity, LogView, continuity};
-use super::plan::{Beyond, Facts, LastFacts, Plan, Reason, Tail, plan};
+use super::plan::{Beyond, Facts, LastFacts, Plan, Reason, Tail, Written, image, plan};
+use super::quiet::{DbSeen, Places};
 use super::record::{Record, Surroundings};
+use super::unindexed::Stands;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{Encoder, FileWriter, Header, WalPos};
 use crate::sys::{OwnerMode, Publisher, fault_point, mutant};
@@ -42,8 +44,15 @@ pub struct SyncReport {
 #[derive(Debug, Clone, Copy)]
 enum Step {
     NoDatabase,
-    Idle,
-    Wrote { full: bool, limited: bool },
+    /// `behind`: a commit seems to stand behind the end of the log.
+    Idle {
+        behind: bool,
+    },
+    Wrote {
+        full: bool,
+        limited: bool,
+        behind: bool,
+    },
 }
 
 /// Pages that were read from the log and are about to become a file.
@@ -55,6 +64,8 @@ pub(super) struct Batch {
     pub(super) from: u64,
     /// `None`: only what changed.
     pub(super) full: Option<Reason>,
+    /// The database file must still be this when the image is complete.
+    pub(super) unwritten: Option<DbSeen>,
     /// All frames are in memory: the log may be reused while the file is written.
     pub(super) detached: bool,
 }
@@ -66,7 +77,9 @@ impl Db {
     /// Whatever kept a step from finishing; files written before stay valid.
     pub fn sync(&mut self) -> Result<SyncReport> {
         let mut report = self.sync_log()?;
-        if !report.no_database && self.run_due_checkpoint()? {
+        if self.is_waited_for() {
+            self.give_way()?;
+        } else if !report.no_database && self.run_due_checkpoint()? {
             report.checkpointed = true;
             let after = self.sync_log()?;
             report.files += after.files;
@@ -88,24 +101,52 @@ impl Db {
     pub fn sync_log(&mut self) -> Result<SyncReport> {
         let mut report = SyncReport::default();
         let mut retries = 0;
+        // What came into the log after that is later than this call.
+        let mut taken_in = false;
         loop {
             let limit = self.config.max_sync_wal_bytes.filter(|_| report.files < LIMITED_FILES);
-            match self.step(limit) {
-                Ok(Step::NoDatabase) => report.no_database = true,
-                Ok(Step::Idle) => {}
-                Ok(Step::Wrote { full, limited }) => {
+            let (suspicious, failed) = match self.step(limit) {
+                Ok(Step::NoDatabase) => {
+                    report.no_database = true;
+                    (false, None)
+                }
+                Ok(Step::Idle { behind }) => (behind, None),
+                Ok(Step::Wrote { full, limited, behind }) => {
                     report.files += 1;
                     report.full_images += u32::from(full);
                     if limited {
                         continue;
                     }
+                    (behind, None)
                 }
                 Err(err) if err.kind() == ErrorKind::Changed && retries < RETRIES => {
                     debug!(system = "store", db = %self.config.name(), error = %err, "sync step started over");
                     retries += 1;
                     continue;
                 }
+                // The log may contradict its index for good.
+                Err(err) if matches!(err.kind(), ErrorKind::Changed | ErrorKind::Corrupt) => (true, Some(err)),
                 Err(err) => return Err(err),
+            };
+            if suspicious && !taken_in {
+                match (self.stands_unindexed()?, &failed) {
+                    (Stands::Behind, _) => {
+                        self.take_in_unindexed()?;
+                        (taken_in, retries) = (true, 0);
+                        continue;
+                    }
+                    // It has moved since.
+                    (Stands::Nothing, None) if retries < RETRIES => {
+                        retries += 1;
+                        continue;
+                    }
+                    (Stands::Nothing, None) => return Err(Error::new(ErrorKind::Changed, "wal moves on by itself")),
+                    // What is being written is not committed yet.
+                    (Stands::BeingWritten, None) | (_, Some(_)) => {}
+                }
+            }
+            if let Some(err) = failed {
+                return Err(err);
             }
             report.position = self.position();
             return Ok(report);
@@ -119,11 +160,13 @@ impl Db {
         if let LocalState::Corrupt { error, .. } = self.local_state()? {
             return Err(error.hint("the file will be fetched again or replaced by a full image at the next start"));
         }
-        self.check_in_place()?;
+        let Some(places) = self.check_in_place()? else { return Ok(Step::NoDatabase) };
+        if let Some(session) = &mut self.session {
+            session.ensure_reading()?;
+        }
         let (Some(session), last) = (&mut self.session, self.last.as_ref().and_then(Option::as_ref)) else {
             return Ok(Step::NoDatabase);
         };
-        session.ensure_reading()?;
         let view = match LogView::take(&self.world, &self.config, session) {
             Err(err) if err.kind() == ErrorKind::Busy => {
                 session.repair_wal_index()?;
@@ -137,10 +180,15 @@ impl Db {
         if last.is_some_and(|last| last.salts != view.index.salts) {
             session.log_was_restarted();
         }
+        let record = match last {
+            Some(last) if !session.protected => Record::load(&self.world, &self.config.meta_path)
+                .filter(|r| r.is_about(last.txid, last.salts, last.end)),
+            _ => None,
+        };
+        let written = session.how_written(&places.db, &view, record.as_ref())?;
+        let settled = session.is_settled(&places, &view.index);
         let mut found = Continuity::unknown();
-        if let (false, Some(last)) = (session.protected, last) {
-            let record = Record::load(&self.world, &self.config.meta_path)
-                .filter(|r| r.is_about(last.txid, last.salts, last.end));
+        if let (false, Some(last)) = (session.protected || settled, last) {
             let boot = self.world.clock.boot();
             found = continuity(&view, last, record.as_ref(), &self.local, session, boot, self.config.bounds.stale)?;
         }
@@ -148,26 +196,46 @@ impl Db {
             last: last.map(|l| LastFacts { page_size: l.page_size, salts: l.salts, end: l.end }),
             page_size: session.page_size,
             replaced: found.replaced,
+            written,
             protected: session.protected,
+            settled,
+            may_write: session.kept && !session.layer.is_somebodys(),
             salts: view.index.salts,
             end: view.end,
             empty: view.index.is_empty(),
             tail: found.tail,
             beyond: found.beyond,
         };
+        if written == Written::PastTheLog {
+            // A checkpoint that comes between this and the image must not explain it away.
+            self.force_full.get_or_insert(Reason::DatabaseRewritten);
+        }
         let decision = match self.force_full {
-            Some(reason) => Plan::FullImage(reason),
+            _ if written == Written::InRollbackMode => plan(&facts),
+            Some(reason) => image(&facts, reason),
             None => plan(&facts),
         };
         trace!(system = "store", db = %self.config.name(), facts = ?facts, plan = ?decision, "sync step");
-        self.carry_out(decision, &view, found, limit)
+        if settled && !facts.protected && decision == Plan::Nothing {
+            return Ok(Step::Idle { behind: false });
+        }
+        let index = view.index;
+        self.note_index(&index);
+        if decision == Plan::FileImage {
+            if written != Written::InRollbackMode {
+                self.insist_on_empty_log(&view)?;
+            }
+            self.publish_file_alone(&places, &view)?;
+            return Ok(Step::Wrote { full: true, limited: false, behind: false });
+        }
+        self.carry_out(decision, &view, &places, found, limit)
     }
 
     /// Starts over on new ground if the paths name other files than the ones that are open.
-    fn check_in_place(&mut self) -> Result<()> {
-        let Some(session) = &self.session else { return Ok(()) };
-        if session.still_in_place(&self.world, &self.config.path, &self.config.wal_path())? {
-            return Ok(());
+    fn check_in_place(&mut self) -> Result<Option<Places>> {
+        let Some(session) = &self.session else { return Ok(None) };
+        if let Some(places) = session.places(&self.world, &self.config.path, &self.config.wal_path())? {
+            return Ok(Some(places));
         }
         info!(system = "store", db = %self.config.name(), "database or wal file was replaced, starting over with a full image");
         self.session = None;
@@ -175,14 +243,21 @@ impl Db {
         Err(Error::new(ErrorKind::Changed, "database or wal file was replaced").at(self.config.path.display()))
     }
 
-    fn carry_out(&mut self, decision: Plan, view: &LogView, found: Continuity, limit: Option<u64>) -> Result<Step> {
+    fn carry_out(
+        &mut self,
+        decision: Plan,
+        view: &LogView,
+        places: &Places,
+        found: Continuity,
+        limit: Option<u64>,
+    ) -> Result<Step> {
         let chain_at_tail = self.last().and_then(|l| l.checksum).unwrap_or(found.checksum);
         let tail = self.last().map_or(WalHeader::SIZE, |l| l.end);
         let mut map = PageMap::caching(self.config.bounds.cached);
         let (from, chain, limit, full) = match decision {
             Plan::Nothing => {
                 self.settle(chain_at_tail, view);
-                return Ok(Step::Idle);
+                return Ok(Step::Idle { behind: self.settle_files(view, places)? });
             }
             Plan::FromTail => (tail, chain_at_tail, limit, None),
             Plan::FromHead => (WalHeader::SIZE, view.log()?.header.checksum, limit, None),
@@ -191,12 +266,15 @@ impl Db {
                 map = found.stale;
                 (WalHeader::SIZE, view.log()?.header.checksum, None, None)
             }
+            Plan::FileImage => unreachable!("published without the log"),
             Plan::FullImage(reason) => {
                 if view.index.is_empty() {
+                    self.insist_on_empty_log(view)?;
                     // An image needs a position in the log that the next step can continue from.
                     self.touch()?;
                     return Err(Error::new(ErrorKind::Changed, "wrote a first frame into an empty wal"));
                 }
+                self.prepare_image(reason, view, places)?;
                 (WalHeader::SIZE, view.log()?.header.checksum, None, Some(reason))
             }
         };
@@ -205,14 +283,19 @@ impl Db {
             map.drop_beyond_commit();
         }
         let limited = segment.limited && segment.end < view.end;
-        self.publish(view, &Batch { map, segment, from, full, detached: false })?;
+        let unwritten = self.guard_of(full, view, places);
+        self.publish(view, &Batch { map, segment, from, full, unwritten, detached: false })?;
         self.force_full = None;
         if (!limited || mutant("limited-read-protects"))
             && let Some(session) = &mut self.session
         {
             session.read_to_the_end();
+            if unwritten.is_some() {
+                session.account_for(&places.db, &view.index)?;
+            }
         }
-        Ok(Step::Wrote { full: full.is_some(), limited })
+        let behind = !limited && self.settle_files(view, places)?;
+        Ok(Step::Wrote { full: full.is_some(), limited, behind })
     }
 
     /// Nothing was committed since the newest file: from now on that is known for certain.
@@ -288,9 +371,7 @@ impl Db {
             },
             node_id: batch.segment.checksum.as_node_id(),
         };
-        let modes = self.modes().unwrap_or_default();
-        self.world.fs.create_dir_all(&self.local.level_dir(Level::L0), modes.dir)?;
-        self.make_names_durable()?;
+        self.prepare_level_0()?;
         let session = self.session.as_ref().ok_or_else(not_open)?;
         let before = self.last().map_or(0, |l| l.commit);
         let pages = match batch.full {
@@ -304,13 +385,14 @@ impl Db {
             page_size: session.page_size,
             db_pages: session.file_pages()?,
             in_order: batch.full.is_some(),
+            layer: session.layer,
         };
         let written = self.write_file(header, pages, &source, || {
             // Frames may have been replaced while they were copied: then the copy is void.
             if !batch.detached && !mutant("log-not-looked-at-again") && session.wal_index()?.salts != view.index.salts {
                 return Err(Error::new(ErrorKind::Changed, "wal was restarted while it was copied"));
             }
-            Ok(())
+            session.check_unwritten(batch.unwritten)
         });
         let pages = written.map_err(|e| e.context(format!("write ltx file for txid {txid}")))?;
         let reason = batch.full.map(tracing::field::display);
@@ -332,8 +414,15 @@ impl Db {
         Ok(())
     }
 
+    /// Makes sure that a file of level 0 can be published.
+    pub(super) fn prepare_level_0(&mut self) -> Result<()> {
+        let modes = self.modes().unwrap_or_default();
+        self.world.fs.create_dir_all(&self.local.level_dir(Level::L0), modes.dir)?;
+        self.make_names_durable()
+    }
+
     /// Temporary file, all pages, last check, sync, rename, sync of the directory.
-    fn write_file(
+    pub(super) fn write_file(
         &self,
         header: Header,
         pages: Pages,
@@ -357,14 +446,16 @@ impl Db {
     }
 
     /// Leaves the continuity record. Nothing depends on it, so failing to is only worth a word.
-    fn remember(&self, last: &Last, view: &LogView) {
-        let (Some(session), Some(log), Some(checksum)) = (&self.session, &view.file, last.checksum) else { return };
+    pub(super) fn remember(&self, last: &Last, view: &LogView) {
+        let Some(session) = &self.session else { return };
         let at = Surroundings {
-            seq: log.header.checkpoint_seq,
-            wal_len: log.len,
+            seq: view.file.as_ref().map_or(0, |log| log.header.checkpoint_seq),
+            wal_len: view.file.as_ref().map_or(0, |log| log.len),
             inode: session.file_id.ino,
             boot: self.world.clock.boot(),
+            db: session.db_seen.map(|seen| (seen.stamp, seen.page1)),
         };
+        let checksum = last.checksum.unwrap_or_default();
         let record = Record::new(last.txid, last.salts, last.end, checksum, at);
         let owner_mode = self.modes().map_or(OwnerMode::PRIVATE_FILE, |m| m.file);
         if let Err(err) = record.store(&self.world, &self.config.meta_path, owner_mode) {

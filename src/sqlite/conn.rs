@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::codes;
+use super::waiting::{self, ShmDescriptor};
 use super::wal_index::WalIndex;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -58,6 +59,20 @@ pub trait Conn: fmt::Debug + Send {
     /// # Errors
     /// `Busy` while a writer is between its two copies for longer than a few tries.
     fn wal_index(&self) -> Result<WalIndex>;
+    /// Keeps every writer that knows SQLite's locks out of the log until [`Conn::let_writers`], without looking
+    /// at a page: the log may contradict its index. `false` if one is at work. Call it only while this
+    /// connection has a read transaction open, and nothing else in between.
+    ///
+    /// # Errors
+    /// I/O errors.
+    fn keep_writers_out(&self) -> Result<bool>;
+    /// Ends [`Conn::keep_writers_out`].
+    fn let_writers(&self);
+    /// Whether another process is in the middle of a checkpoint that waits for readers. `false` too where that
+    /// cannot be told.
+    fn is_waited_for(&self) -> bool {
+        false
+    }
 }
 
 /// The bundled library on the machine's files.
@@ -67,23 +82,26 @@ pub struct SystemSqlite;
 impl Sqlite for SystemSqlite {
     fn open(&self, path: &Path, busy_timeout: Duration) -> Result<Box<dyn Conn>> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        waiting::remember_shm();
         let open = || -> rusqlite::Result<Connection> {
             let conn = Connection::open_with_flags(path, flags)?;
             conn.busy_timeout(busy_timeout)?;
             conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             Ok(conn)
         };
-        let conn = SystemConn { conn: open().map_err(|e| codes::error("", e))? };
+        let mut conn = SystemConn { conn: open().map_err(|e| codes::error("", e))?, shm: None };
         conn.keep_wal_file()?;
         // We read a page or two; a larger cache would only be memory per database.
         let settings = "PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = 8";
-        conn.conn.execute_batch(settings).map_err(|e| codes::error("", e))?;
+        conn.noting_shm(|conn| conn.execute_batch(settings)).map_err(|e| codes::error("", e))?;
         Ok(Box::new(conn))
     }
 }
 
 struct SystemConn {
     conn: Connection,
+    /// SQLite's own descriptor of the wal-index, if this connection was the first of the process to need one.
+    shm: Option<ShmDescriptor>,
 }
 
 impl fmt::Debug for SystemConn {
@@ -93,6 +111,18 @@ impl fmt::Debug for SystemConn {
 }
 
 impl SystemConn {
+    /// A connection opens the wal-index when it first reads.
+    fn noting_shm<T>(&mut self, work: impl FnOnce(&Connection) -> T) -> T {
+        if self.shm.is_some() {
+            return work(&self.conn);
+        }
+        // What others opened on this thread is not ours.
+        let _ = waiting::take_opened();
+        let done = work(&self.conn);
+        self.shm = waiting::take_opened();
+        done
+    }
+
     /// Without this the last connection to close would unlink the `-wal` path, even if a
     /// new database owns that name by now.
     fn keep_wal_file(&self) -> Result<()> {
@@ -114,12 +144,10 @@ impl SystemConn {
         }
     }
 
-    /// Copies the start of the wal-index out of shared memory.
-    fn copy_wal_index(&self) -> Result<[u8; WalIndex::BYTES]> {
-        const REGION: c_int = 32 * 1024;
-        let fail = |what: &str| Error::new(ErrorKind::Io, format!("read wal-index: {what}"));
+    /// The open database file and its methods of version 2, which are those of shared memory.
+    fn shared_memory(&self) -> Result<(*mut ffi::sqlite3_file, &ffi::sqlite3_io_methods)> {
+        let fail = |what: &str| Error::new(ErrorKind::Io, format!("use wal-index: {what}"));
         let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
-        let mut region: *mut c_void = ptr::null_mut();
         // SAFETY: the handle is open; FILE_POINTER stores one pointer.
         let code = unsafe {
             ffi::sqlite3_file_control(
@@ -132,19 +160,33 @@ impl SystemConn {
         if code != ffi::SQLITE_OK || file.is_null() {
             return Err(fail("no file pointer"));
         }
-        // SAFETY: `file` is the open main database file of this connection, which lives at least
-        // as long as `self.conn`; its method table is set by the VFS that opened it. xShmMap with
-        // extend = 0 only hands out a region that exists.
-        let code = unsafe {
-            let methods = (*file).pMethods;
-            if methods.is_null() || (*methods).iVersion < 2 {
-                return Err(fail("the file system layer has no shared memory"));
-            }
-            match (*methods).xShmMap {
-                Some(map) => map(file, 0, REGION, 0, &raw mut region),
-                None => return Err(fail("the file system layer has no shared memory")),
-            }
-        };
+        // SAFETY: `file` is the open main database file of this connection, which lives at least as long
+        // as `self.conn`; its method table is set by the VFS that opened it, and is static.
+        match unsafe { (*file).pMethods.as_ref() } {
+            Some(methods) if methods.iVersion >= 2 => Ok((file, methods)),
+            _ => Err(fail("the file system layer has no shared memory")),
+        }
+    }
+
+    /// Takes or gives back the lock of the writer of the log.
+    fn lock_of_writers(&self, flags: c_int) -> Result<c_int> {
+        /// Its place among the locks of the wal-index.
+        const WRITE_LOCK: c_int = 0;
+        let (file, methods) = self.shared_memory()?;
+        let Some(lock) = methods.xShmLock else { return Ok(ffi::SQLITE_IOERR_SHMLOCK) };
+        // SAFETY: `file` is open, and its shared memory is mapped while the connection has its read transaction.
+        Ok(unsafe { lock(file, WRITE_LOCK, 1, flags | ffi::SQLITE_SHM_EXCLUSIVE) })
+    }
+
+    /// Copies the start of the wal-index out of shared memory.
+    fn copy_wal_index(&self) -> Result<[u8; WalIndex::BYTES]> {
+        const REGION: c_int = 32 * 1024;
+        let fail = |what: &str| Error::new(ErrorKind::Io, format!("read wal-index: {what}"));
+        let (file, methods) = self.shared_memory()?;
+        let mut region: *mut c_void = ptr::null_mut();
+        let Some(map) = methods.xShmMap else { return Err(fail("the file system layer has no shared memory")) };
+        // SAFETY: `file` is open. With extend = 0 this only hands out a region that exists.
+        let code = unsafe { map(file, 0, REGION, 0, &raw mut region) };
         if code != ffi::SQLITE_OK && code != ffi::SQLITE_READONLY {
             return Err(fail(&format!("result code {code}")));
         }
@@ -174,12 +216,12 @@ impl SystemConn {
 
 impl Conn for SystemConn {
     fn execute(&mut self, sql: &str) -> Result<()> {
-        self.conn.execute_batch(sql).map_err(|e| codes::error("", e))
+        self.noting_shm(|conn| conn.execute_batch(sql)).map_err(|e| codes::error("", e))
     }
 
     fn query(&mut self, sql: &str) -> Result<String> {
         let value: rusqlite::types::Value =
-            self.conn.query_row(sql, [], |row| row.get(0)).map_err(|e| codes::error("", e))?;
+            self.noting_shm(|conn| conn.query_row(sql, [], |row| row.get(0))).map_err(|e| codes::error("", e))?;
         Ok(match value {
             rusqlite::types::Value::Integer(n) => n.to_string(),
             rusqlite::types::Value::Text(text) => text,
@@ -198,6 +240,23 @@ impl Conn for SystemConn {
                 })
             })
             .map_err(|e| codes::error("", e))
+    }
+
+    fn keep_writers_out(&self) -> Result<bool> {
+        match self.lock_of_writers(ffi::SQLITE_SHM_LOCK)? {
+            ffi::SQLITE_OK => Ok(true),
+            ffi::SQLITE_BUSY => Ok(false),
+            code => Err(Error::new(ErrorKind::Io, format!("lock wal-index: result code {code}"))),
+        }
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.shm.is_some_and(ShmDescriptor::is_waited_on)
+    }
+
+    fn let_writers(&self) {
+        // Unlocking does not fail; a connection that is closed has no locks either.
+        let _ = self.lock_of_writers(ffi::SQLITE_SHM_UNLOCK);
     }
 
     fn wal_index(&self) -> Result<WalIndex> {

@@ -9,6 +9,7 @@
 mod codes;
 mod conn;
 mod integrity;
+mod waiting;
 mod wal_index;
 
 pub use conn::{CheckpointResult, Conn, Sqlite, SystemSqlite};

@@ -13,6 +13,7 @@
 //! | 32 | salts, copied byte by byte from the WAL header |
 //! | 40 | checksum of the first 40 bytes |
 //! | 96 | frames copied back into the database (`nBackfill`) |
+//! | 128 | frames that a checkpoint set out to copy (`nBackfillAttempted`), set before it writes |
 //!
 //! A writer changes the second copy first, then the first. Equal copies with a good checksum are
 //! one consistent state.
@@ -35,11 +36,14 @@ pub struct WalIndex {
     pub salts: Salts,
     /// Frames that were copied into the database file.
     pub backfilled: u32,
+    /// Frames that a checkpoint set out to copy: it writes this before it touches the database file. More than
+    /// `backfilled` while one runs, and after one that was cut short.
+    pub attempted: u32,
 }
 
 impl WalIndex {
     /// Bytes that [`WalIndex::decode`] wants.
-    pub(super) const BYTES: usize = 100;
+    pub(super) const BYTES: usize = 132;
 
     /// `None` unless both copies agree and their checksum holds.
     #[expect(clippy::host_endian_bytes, reason = "the wal-index is shared memory in native order")]
@@ -61,6 +65,7 @@ impl WalIndex {
                 bytes[32], bytes[33], bytes[34], bytes[35], bytes[36], bytes[37], bytes[38], bytes[39],
             ]),
             backfilled: word(96),
+            attempted: word(128),
         })
     }
 
@@ -69,6 +74,12 @@ impl WalIndex {
     #[must_use]
     pub fn end(&self, page_size: PageSize) -> u64 {
         WalHeader::SIZE + u64::from(self.last_frame) * page_size.frame_size()
+    }
+
+    /// Whether the log ends where it ended in `other`: nothing was committed in between.
+    #[must_use]
+    pub fn is_at(&self, other: &Self) -> bool {
+        (self.salts, self.last_frame, self.checksum) == (other.salts, other.last_frame, other.checksum)
     }
 
     /// Whether the log holds no frame.

@@ -21,6 +21,10 @@ const ERROR_SPACING: Duration = Duration::from_secs(30);
 const BUSY_LOOK: Duration = Duration::from_millis(20);
 /// A log that brought something within this time is busy.
 const BUSY_FOR: Duration = Duration::from_secs(3);
+/// How often to look whether the application's own checkpoint waits for our read mark, while we have one.
+const COURTESY_LOOK: Duration = Duration::from_millis(40);
+/// After that time without a commit a checkpoint of our own has left the log, or waits for other readers too.
+const COURTESY_FOR: Duration = Duration::from_secs(75);
 /// How often a database is tried that another process replicates.
 const LOCK_LOOK: Duration = Duration::from_secs(1);
 /// Even a log that seems untouched is read this often.
@@ -83,6 +87,10 @@ pub(super) async fn run(database: Arc<Database>, stop: CancellationToken) {
                 Err(err) => wait = trouble.step(&database, &err, clock.elapsed()).await,
             }
         }
+        let recent = times.found.is_some_and(|found| now.saturating_sub(found) < COURTESY_FOR);
+        if recent && database.try_db().is_some_and(|db| db.holds_a_mark()) {
+            wait = wait.min(COURTESY_LOOK);
+        }
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -102,6 +110,9 @@ fn look(database: &Database, times: &Times, now: Duration) -> Look {
     }
     // Somebody else is at it; there will be another look.
     let Some(db) = database.try_db() else { return Look::Nothing };
+    if db.is_waited_for() {
+        return Look::Sync;
+    }
     if since >= times.interval {
         return if db.needs_step() { Look::Sync } else { Look::Current };
     }

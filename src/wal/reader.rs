@@ -3,7 +3,7 @@
 use super::checksum::WalChecksum;
 use super::frame::FrameHeader;
 use super::header::Salts;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sys::{File, mutant};
 use crate::types::{PageSize, Pgno};
 
@@ -162,6 +162,27 @@ impl<'a> FrameReader<'a> {
     }
 }
 
+/// Reads only the frame header at `offset`; `None` if the file ends before its end.
+///
+/// # Errors
+/// I/O errors.
+pub(crate) fn read_frame_header(file: &dyn File, offset: u64) -> Result<Option<FrameHeader>> {
+    let mut head = [0; FrameHeader::SIZE];
+    Ok(read_whole(file, &mut head, offset)?.then(|| FrameHeader::decode(&head)))
+}
+
+/// Fills `out`; `false` if the file ends before.
+fn read_whole(file: &dyn File, out: &mut [u8], offset: u64) -> Result<bool> {
+    let mut done = 0;
+    while done < out.len() {
+        match file.read_at(&mut out[done..], offset + done as u64).map_err(|e| e.context("read wal frame"))? {
+            0 => return Ok(false),
+            n => done += n,
+        }
+    }
+    Ok(true)
+}
+
 /// Reads the frame header at `offset`; `None` unless the whole slot is inside the file.
 ///
 /// # Errors
@@ -173,12 +194,8 @@ pub(crate) fn read_slot(
     frame: &mut Vec<u8>,
 ) -> Result<Option<FrameHeader>> {
     frame.resize(FrameHeader::SIZE + page_size.len(), 0);
-    let mut done = 0;
-    while done < frame.len() {
-        match file.read_at(&mut frame[done..], offset + done as u64).map_err(|e| Error::context(e, "read wal frame"))? {
-            0 => return Ok(None),
-            n => done += n,
-        }
+    if !read_whole(file, frame, offset)? {
+        return Ok(None);
     }
     let mut head = [0; FrameHeader::SIZE];
     head.copy_from_slice(&frame[..FrameHeader::SIZE]);

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod checkpoint_protocol;
+mod layers;
 mod long_reader;
 mod moving_the_mark;
 mod outrun;
@@ -11,3 +12,4 @@ mod random_histories;
 mod restarts;
 mod snapshots;
 mod support;
+mod unindexed;

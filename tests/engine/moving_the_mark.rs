@@ -62,6 +62,18 @@ impl Conn for InterleavedConn {
     fn wal_index(&self) -> Result<WalIndex> {
         self.0.wal_index()
     }
+
+    fn keep_writers_out(&self) -> Result<bool> {
+        self.0.keep_writers_out()
+    }
+
+    fn let_writers(&self) {
+        self.0.let_writers();
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.0.is_waited_for()
+    }
 }
 
 fn step(path: &Path, sql: &'static str) -> Box<dyn FnOnce() + Send> {

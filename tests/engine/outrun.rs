@@ -57,6 +57,18 @@ impl Conn for EagerConn {
         }
         self.0.wal_index()
     }
+
+    fn keep_writers_out(&self) -> Result<bool> {
+        self.0.keep_writers_out()
+    }
+
+    fn let_writers(&self) {
+        self.0.let_writers();
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.0.is_waited_for()
+    }
 }
 
 #[test]

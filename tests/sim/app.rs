@@ -8,6 +8,7 @@ use crate::disk::{Disk, Proc, Who, acting};
 use crate::rng::Rng;
 use crate::squeeze::Turn;
 use crate::swarm::Swarm;
+use crate::vfs;
 
 pub(crate) const DB: &str = "/data/db";
 
@@ -89,7 +90,14 @@ impl App {
 
     fn open(&mut self, swarm: &Swarm, rng: &mut Rng) -> rusqlite::Result<()> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let conn = Connection::open_with_flags(self.path, flags)?;
+        let conn = match swarm.unindexed {
+            true => {
+                let conn = Connection::open_with_flags_and_vfs(self.path, flags, vfs::ALONE)?;
+                conn.query_row("PRAGMA locking_mode = exclusive", [], |_| Ok(()))?;
+                conn
+            }
+            false => Connection::open_with_flags(self.path, flags)?,
+        };
         conn.busy_timeout(std::time::Duration::from_millis(rng.pick(&[0, 0, 3, 10])))?;
         let full_sync = rng.permille(swarm.full_sync);
         let settings = format!(
@@ -108,7 +116,8 @@ impl App {
     }
 
     fn act(&mut self, swarm: &Swarm, rng: &mut Rng) {
-        if self.sessions.is_empty() || (self.sessions.len() < 3 && rng.permille(30)) {
+        let room = if swarm.unindexed { 1 } else { 3 };
+        if self.sessions.is_empty() || (self.sessions.len() < room && rng.permille(30)) {
             let opened = self.open(swarm, rng);
             self.judge(opened);
             return;

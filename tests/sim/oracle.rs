@@ -43,6 +43,9 @@ pub(crate) struct Oracle {
     /// Commits may have happened that do not show in a log.
     blind: bool,
     recovered_at: usize,
+    /// The writer keeps its wal-index to itself: the files are all there is to see, and these versions of them were
+    /// looked at.
+    unindexed: Option<(u64, u64)>,
     /// Something that cannot be.
     pub(crate) broken: Option<String>,
     /// The disk lost what a sync had promised, and the database has become a mixture: nobody can do anything for
@@ -120,6 +123,39 @@ impl Image {
         let first = self.hashes.first().copied().unwrap_or(0);
         Digests { exact, followed: exact.wrapping_sub(first).wrapping_add(self.followed) }
     }
+}
+
+/// What somebody who reads the log for the first time finds in it.
+fn end_of_log(wal: &[u8]) -> Seen {
+    let mut end = Seen::default();
+    let Some(head) = wal.get(..32) else { return end };
+    let big_endian = be_word(head, 0) & 1 == 1;
+    let sum = |mut sum: (u32, u32), bytes: &[u8]| {
+        for pair in bytes.chunks_exact(8) {
+            let word = |at: usize| match big_endian {
+                true => be_word(pair, at),
+                false => be_word(pair, at).swap_bytes(),
+            };
+            sum.0 = sum.0.wrapping_add(word(0)).wrapping_add(sum.1);
+            sum.1 = sum.1.wrapping_add(word(4)).wrapping_add(sum.0);
+        }
+        sum
+    };
+    let mut chain = sum((0, 0), &head[..24]);
+    if chain != (be_word(head, 24), be_word(head, 28)) {
+        return end;
+    }
+    for (n, frame) in wal[32..].chunks_exact(be_word(head, 8) as usize + 24).enumerate() {
+        chain = sum(sum(chain, &frame[..8]), &frame[24..]);
+        if frame[8..16] != head[16..24] || chain != (be_word(frame, 16), be_word(frame, 20)) {
+            break;
+        }
+        if be_word(frame, 4) != 0 {
+            end.last_frame = n as u32 + 1;
+            end.pages = be_word(frame, 4);
+        }
+    }
+    end
 }
 
 #[expect(clippy::host_endian_bytes, reason = "the wal-index is shared memory in native order")]
@@ -207,6 +243,9 @@ impl Oracle {
     pub(crate) fn observe(&mut self, disk: &Inner) {
         let Some(ino) = disk.file_at(&self.path) else { return };
         let file = &disk.files[ino];
+        if self.unindexed.is_some() {
+            return self.observe_files(disk);
+        }
         if file.data.get(18) == Some(&1) {
             // Somebody left WAL mode: what is committed now shows nowhere but in the file.
             self.reread();
@@ -241,6 +280,29 @@ impl Oracle {
             self.add_frames(wal, from, now);
         }
         self.seen = Some(now);
+    }
+
+    /// From now on commits show in the files alone.
+    pub(crate) fn watch_files(&mut self) {
+        self.unindexed = Some((0, 0));
+    }
+
+    /// The whole file was written anew: it alone is the next state.
+    pub(crate) fn note_file(&mut self, disk: &[u8]) {
+        self.read_all(disk, &[], Seen::default());
+        self.reread();
+    }
+
+    fn observe_files(&mut self, disk: &Inner) {
+        let Some(file) = disk.file_at(&self.path).map(|ino| &disk.files[ino]) else { return };
+        let wal = disk.file_at(&self.wal_path).map(|ino| &disk.files[ino]);
+        let versions = Some((file.version, wal.map_or(0, |wal| wal.version)));
+        if self.unindexed == versions {
+            return;
+        }
+        self.unindexed = versions;
+        let wal = wal.map(|wal| wal.data.as_slice()).unwrap_or_default();
+        self.read_all(&file.data, wal, end_of_log(wal));
     }
 
     fn read_all(&mut self, db: &[u8], wal: &[u8], now: Seen) {

@@ -65,6 +65,8 @@ fn settings(min_checkpoint_pages: u32) -> Swarm {
         power_cuts: true,
         faults: true,
         full_disks: false,
+        unindexed: false,
+        rewrites: false,
     }
 }
 

@@ -37,6 +37,10 @@ pub(crate) struct Swarm {
     pub(crate) power_cuts: bool,
     pub(crate) faults: bool,
     pub(crate) full_disks: bool,
+    /// The application keeps its wal-index to itself, and takes no locks.
+    pub(crate) unindexed: bool,
+    /// The application has its database in memory, and writes all of it over the file when something has changed.
+    pub(crate) rewrites: bool,
 }
 
 /// Small enough that what happens beyond them happens.
@@ -122,11 +126,36 @@ impl Swarm {
             power_cuts: rng.permille(500),
             faults: rng.permille(500),
             full_disks: rng.permille(300),
+            unindexed: false,
+            rewrites: false,
         };
         if swarm.interleave > 0 {
             swarm.eager = rng.pick(&[0, 150, 450]);
         }
+        // A generator of its own: what other seeds mean stays what it was.
+        match Rng::new(mix(seed ^ 0x0bad_1dec)).below(100) {
+            0..15 => swarm.keep_index_private(),
+            15..18 => swarm.rewrite_in_place(),
+            _ => {}
+        }
         swarm
+    }
+}
+
+impl Swarm {
+    /// The application is one connection that nobody else knows of. Whom such a writer shares its database with,
+    /// and what becomes of its commits when a disk fails, is its own affair.
+    fn keep_index_private(&mut self) {
+        self.unindexed = true;
+        (self.foreign, self.reformat, self.power_cuts, self.faults, self.full_disks) =
+            (false, false, false, false, false);
+    }
+
+    /// Nobody looks while the file is being written: that it is half-written shows only as long as its writer goes on.
+    fn rewrite_in_place(&mut self) {
+        self.keep_index_private();
+        (self.unindexed, self.rewrites) = (false, true);
+        (self.interleave, self.eager, self.sequences) = (0, 0, 0);
     }
 }
 

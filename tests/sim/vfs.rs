@@ -57,39 +57,64 @@ static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
     xUnfetch: None,
 };
 
+/// Without shared memory SQLite keeps the wal-index on its heap. No locks either: who uses this is alone, or
+/// believes so.
+static METHODS_ALONE: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
+    iVersion: 1,
+    xLock: Some(no_lock),
+    xUnlock: Some(no_lock),
+    xShmMap: None,
+    xShmLock: None,
+    xShmBarrier: None,
+    xShmUnmap: None,
+    ..METHODS
+};
+
+/// Name of the VFS for who keeps the wal-index to himself.
+pub(crate) const ALONE: &CStr = c"sim-alone";
+
+unsafe extern "C" fn no_lock(_file: *mut ffi::sqlite3_file, _level: c_int) -> c_int {
+    ffi::SQLITE_OK
+}
+
 /// Makes this VFS the default, once per program.
 pub(crate) fn register() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let vfs = ffi::sqlite3_vfs {
-            iVersion: 2,
-            szOsFile: c_int::try_from(size_of::<SimFile>()).expect("a small structure"),
-            mxPathname: 512,
-            pNext: ptr::null_mut(),
-            zName: c"sim".as_ptr(),
-            pAppData: ptr::null_mut(),
-            xOpen: Some(open),
-            xDelete: Some(delete),
-            xAccess: Some(access),
-            xFullPathname: Some(full_pathname),
-            xDlOpen: None,
-            xDlError: None,
-            xDlSym: None,
-            xDlClose: None,
-            xRandomness: Some(randomness),
-            xSleep: Some(sleep),
-            xCurrentTime: Some(current_time),
-            xGetLastError: Some(last_error),
-            xCurrentTimeInt64: Some(current_time_int64),
-            xSetSystemCall: None,
-            xGetSystemCall: None,
-            xNextSystemCall: None,
-        };
-        // SAFETY: SQLite keeps the pointer for good, so the structure is leaked; all functions in
-        // it have the signatures that SQLite calls them with.
-        let code = unsafe { ffi::sqlite3_vfs_register(Box::into_raw(Box::new(vfs)), 1) };
-        assert_eq!(code, ffi::SQLITE_OK, "register the simulated file system");
+        register_as(ALONE, ptr::from_ref(&METHODS_ALONE), 0);
+        register_as(c"sim", ptr::from_ref(&METHODS), 1);
     });
+}
+
+fn register_as(name: &'static CStr, methods: *const ffi::sqlite3_io_methods, default: c_int) {
+    let vfs = ffi::sqlite3_vfs {
+        iVersion: 2,
+        szOsFile: c_int::try_from(size_of::<SimFile>()).expect("a small structure"),
+        mxPathname: 512,
+        pNext: ptr::null_mut(),
+        zName: name.as_ptr(),
+        pAppData: methods.cast_mut().cast::<c_void>(),
+        xOpen: Some(open),
+        xDelete: Some(delete),
+        xAccess: Some(access),
+        xFullPathname: Some(full_pathname),
+        xDlOpen: None,
+        xDlError: None,
+        xDlSym: None,
+        xDlClose: None,
+        xRandomness: Some(randomness),
+        xSleep: Some(sleep),
+        xCurrentTime: Some(current_time),
+        xGetLastError: Some(last_error),
+        xCurrentTimeInt64: Some(current_time_int64),
+        xSetSystemCall: None,
+        xGetSystemCall: None,
+        xNextSystemCall: None,
+    };
+    // SAFETY: SQLite keeps the pointer for good, so the structure is leaked; all functions in
+    // it have the signatures that SQLite calls them with.
+    let code = unsafe { ffi::sqlite3_vfs_register(Box::into_raw(Box::new(vfs)), default) };
+    assert_eq!(code, ffi::SQLITE_OK, "register the simulated file system");
 }
 
 /// Lets SQLite's own random numbers, which salts are made of, start anew from the disk's seed.
@@ -123,7 +148,7 @@ unsafe fn path_of(name: *const c_char) -> Option<PathBuf> {
 }
 
 unsafe extern "C" fn open(
-    _vfs: *mut ffi::sqlite3_vfs,
+    vfs: *mut ffi::sqlite3_vfs,
     name: ffi::sqlite3_filename,
     file: *mut ffi::sqlite3_file,
     flags: c_int,
@@ -167,10 +192,10 @@ unsafe extern "C" fn open(
         persist_wal: false,
     };
     // SAFETY: `file` is a block of szOsFile bytes, which is the size of SimFile; `out_flags` is null
-    // or points to an int.
+    // or points to an int; `vfs` is one of those that `register_as` made.
     unsafe {
         (*file.cast::<SimFile>()).open = Box::into_raw(Box::new(open));
-        (*file).pMethods = &raw const METHODS;
+        (*file).pMethods = (*vfs).pAppData.cast::<ffi::sqlite3_io_methods>();
         if !out_flags.is_null() {
             *out_flags = flags;
         }

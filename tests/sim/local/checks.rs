@@ -130,6 +130,15 @@ impl Sim {
         }
         self.exactly_now("after the faults");
         let mut rng = Rng::new(5);
+        if self.swarm.rewrites {
+            self.rewrite(&mut rng);
+            self.sync();
+            self.exactly_now("after it was written once more");
+            self.stop();
+            self.sync();
+            self.exactly_now("after a restart");
+            return self.check_world();
+        }
         if let Err(text) = self.app.borrow_mut().last_words(&mut rng) {
             return self.violate("I6 harmless", format!("the application cannot write any more: {text}"));
         }

@@ -4,6 +4,7 @@
 mod checks;
 mod engine;
 mod faults;
+mod strangers;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -75,6 +76,8 @@ pub(crate) struct Sim {
     squeeze: RefCell<Squeeze>,
     /// The engine has been up since a sync that went well, and nothing was done to it.
     steady: Cell<bool>,
+    /// A commit that a dead application left half-way is taken in; its next restart of the log may cost an image.
+    app_was_killed: Cell<bool>,
     /// Only SQLite and the disk, to see whether these two agree.
     without_engine: bool,
 }
@@ -110,6 +113,9 @@ pub(crate) fn run_with(seed: u64, swarm: &Swarm, verbose: bool, happen: impl FnO
     app.create(swarm);
     app.end(false);
     disk.lock().sync_all();
+    if swarm.unindexed {
+        disk.lock().oracle.watch_files();
+    }
     let sim = Rc::new(Sim {
         foreign: RefCell::new(App::new(&disk, Proc::Foreign)),
         app: RefCell::new(app),
@@ -125,6 +131,7 @@ pub(crate) fn run_with(seed: u64, swarm: &Swarm, verbose: bool, happen: impl FnO
         interruptions: Cell::new(0),
         squeeze: RefCell::default(),
         steady: Cell::new(false),
+        app_was_killed: Cell::new(false),
         without_engine: std::env::var_os("WITHOUT_ENGINE").is_some(),
         disk: Arc::clone(&disk),
     });
@@ -137,6 +144,9 @@ pub(crate) fn run_with(seed: u64, swarm: &Swarm, verbose: bool, happen: impl FnO
         })));
     }
     let ended = catch_unwind(AssertUnwindSafe(|| {
+        if swarm.unindexed {
+            sim.meet_unindexed();
+        }
         happen(&sim);
         set_hook(None);
         if !sim.stopped.get() {
@@ -309,6 +319,7 @@ impl Sim {
                 self.disk.lock().kill_after(Proc::App, rng.below(25));
                 self.app_steps(&self.app, rng.next(), 12);
                 self.disk.lock().disarm();
+                self.app_was_killed.set(true);
                 if let Ok(mut app) = self.app.try_borrow_mut() {
                     app.end(true);
                 }
@@ -425,6 +436,9 @@ impl Sim {
 
     /// Something the application does, if it is not in the middle of something.
     fn app_turn(&self, turn: impl FnOnce(&mut App, &mut Rng), seed: u64) {
+        if self.swarm.rewrites {
+            return self.rewrite(&mut Rng::new(seed));
+        }
         let Ok(mut app) = self.app.try_borrow_mut() else { return };
         if self.stopped.get() || self.disk.lock().off {
             return;
@@ -437,6 +451,9 @@ impl Sim {
     }
 
     fn app_steps(&self, app: &RefCell<App>, seed: u64, steps: u64) {
+        if self.swarm.rewrites {
+            return self.rewrite(&mut Rng::new(seed));
+        }
         let Ok(mut app) = app.try_borrow_mut() else { return };
         let mut rng = Rng::new(seed);
         for _ in 0..steps {

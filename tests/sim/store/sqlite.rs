@@ -50,6 +50,16 @@ impl Conn for ProcessConn {
         let conn = self.conn.as_ref().expect("open until dropped");
         acting(self.who, || conn.wal_index())
     }
+
+    fn keep_writers_out(&self) -> Result<bool> {
+        let conn = self.conn.as_ref().expect("open until dropped");
+        acting(self.who, || conn.keep_writers_out())
+    }
+
+    fn let_writers(&self) {
+        let conn = self.conn.as_ref().expect("open until dropped");
+        acting(self.who, || conn.let_writers());
+    }
 }
 
 impl Drop for ProcessConn {
