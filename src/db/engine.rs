@@ -32,6 +32,8 @@ pub struct Db {
     /// The newest local L0 file. The outer `None`: not looked yet.
     pub(super) last: Option<Option<Last>>,
     pub(super) session: Option<Session>,
+    /// The file was empty when it was opened last.
+    opened_empty: bool,
     /// Keeps a second process from replicating this database with the same metadata directory. Behind
     /// `session`: given back last.
     lock: Option<Box<dyn Lock>>,
@@ -108,6 +110,7 @@ impl Db {
             floor: None,
             last: None,
             session: None,
+            opened_empty: false,
             lock: None,
             force_full: None,
             modes: None,
@@ -151,6 +154,7 @@ impl Db {
         if self.session.is_some() {
             return Ok(true);
         }
+        self.resolve_path();
         let Some(stat) = self.world.fs.stat_opt(&self.config.path)? else { return Ok(false) };
         let parent = self.config.path.parent().unwrap_or(Path::new("/"));
         let dir = self.world.fs.stat(parent)?;
@@ -163,7 +167,46 @@ impl Db {
             Err(err) => return Err(err),
         };
         self.session = Some(session);
+        self.opened_empty = stat.len == 0;
         Ok(true)
+    }
+
+    /// Whether there was an empty file instead of a database when it was opened last.
+    #[must_use]
+    pub fn opened_empty(&self) -> bool {
+        self.opened_empty
+    }
+
+    /// Finds the file that the configured path leads to.
+    fn resolve_path(&mut self) {
+        let path = self.world.fs.resolve(&self.config.configured);
+        if path == self.config.path {
+            return;
+        }
+        if path != self.config.configured {
+            info!(
+                system = "store",
+                db = %self.config.name(),
+                path = %self.config.configured.display(),
+                target = %path.display(),
+                "database path is a symbolic link, following the log beside its target"
+            );
+        }
+        self.config.path = path;
+    }
+
+    /// Whether the configured path still leads to the files that are open.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(super) fn is_in_place(&self, session: &Session) -> Result<bool> {
+        let config = &self.config;
+        // Only a link can lead elsewhere without another file taking the place of this one.
+        let is_link = config.path != config.configured;
+        if is_link && self.world.fs.resolve(&config.configured) != config.path {
+            return Ok(false);
+        }
+        session.still_in_place(&self.world, &config.configured, &config.wal_path())
     }
 
     /// Makes the metadata directory ours. What is half-written in it is an earlier run's then, and goes.
@@ -343,7 +386,7 @@ impl Db {
         if !session.protected || self.force_full.is_some() {
             return true;
         }
-        match session.still_in_place(&self.world, &self.config.path, &self.config.wal_path()) {
+        match self.is_in_place(session) {
             Ok(true) => {}
             _ => return true,
         }

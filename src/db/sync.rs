@@ -166,7 +166,7 @@ impl Db {
     /// Starts over on new ground if the paths name other files than the ones that are open.
     fn check_in_place(&mut self) -> Result<()> {
         let Some(session) = &self.session else { return Ok(()) };
-        if session.still_in_place(&self.world, &self.config.path, &self.config.wal_path())? {
+        if self.is_in_place(session)? {
             return Ok(());
         }
         info!(system = "store", db = %self.config.name(), "database or wal file was replaced, starting over with a full image");

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod checkpoint_protocol;
+mod links;
 mod long_reader;
 mod moving_the_mark;
 mod outrun;
