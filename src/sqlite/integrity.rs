@@ -219,8 +219,11 @@ mod tests {
         unchecked.iter().map(|unchecked| (unchecked.name.as_str(), unchecked.read)).collect()
     }
 
+    /// What is not checked, and whether its rows could be read.
+    type Names = Vec<(&'static str, bool)>;
+
     /// Schemas that need their application, and what cannot be checked of them: quickly, and in full.
-    fn strange() -> Vec<(&'static str, Database, Vec<(&'static str, bool)>, Vec<(&'static str, bool)>)> {
+    fn strange() -> Vec<(&'static str, Database, Names, Names)> {
         let table = |columns: &str, index: &str| format!("CREATE TABLE t({columns}); {ROWS} {index}");
         vec![
             (
