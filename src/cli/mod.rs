@@ -102,7 +102,7 @@ impl App {
             stream: if logging.stderr { LogStream::Stderr } else { LogStream::Stdout },
             source: logging.source,
         };
-        telemetry::init(settings, self.world.clock.clone());
+        telemetry::init(settings, self.world.clock.clone(), self.env.get("TZ"));
     }
 
     /// Logs as before any configuration is read: text, INFO unless `LOG_LEVEL` says otherwise.
@@ -111,7 +111,11 @@ impl App {
             return;
         }
         let level = telemetry::parse_level(self.env.get("LOG_LEVEL").unwrap_or_default());
-        telemetry::init(LogSettings { level, stream, ..LogSettings::default() }, self.world.clock.clone());
+        telemetry::init(
+            LogSettings { level, stream, ..LogSettings::default() },
+            self.world.clock.clone(),
+            self.env.get("TZ"),
+        );
     }
 }
 
@@ -148,6 +152,14 @@ impl Failure {
             Self::Said { message, advice } => Self::Said { message: format!("{words}{message}"), advice },
             Self::Partly { message, code } => Self::Partly { message: format!("{words}{message}"), code },
             Self::Quiet => Self::Quiet,
+        }
+    }
+
+    /// The same with other advice.
+    fn advise(self, advice: impl std::fmt::Display) -> Self {
+        match self {
+            Self::Said { message, .. } => Self::Said { message, advice: Some(format!("Hint: {advice}")) },
+            other => other,
         }
     }
 

@@ -83,7 +83,7 @@ fn row(app: &App, db: &DbSettings) -> Row {
     if matches!(fs.stat_opt(&db.path), Ok(None)) {
         return row("no database", UNKNOWN.to_owned(), UNKNOWN.to_owned());
     }
-    let wal = match fs.stat_opt(&with_suffix(&db.path, "-wal")) {
+    let wal = match fs.stat_opt(&with_suffix(&fs.resolve(&db.path), "-wal")) {
         Ok(stat) => byte_size(stat.map_or(0, |stat| stat.len)),
         Err(_) => UNKNOWN.to_owned(),
     };

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::path::clean;
 use super::pattern;
 use super::raw::{RawDb, RawReplica};
 use super::settings::{DbSettings, build_database, default_meta_path};
@@ -61,9 +62,17 @@ impl DirSettings {
         below && self.matches(path).unwrap_or(false)
     }
 
+    /// Whether a path is only another name of what may be one of the directory's databases: a link to it.
+    #[must_use]
+    pub fn repeats(&self, fs: &dyn Fs, path: &Path) -> bool {
+        let target = clean(&fs.resolve(path));
+        target != path && self.covers(&target)
+    }
+
     /// The databases in the directory, in the order of a walk: names that match, with the header of a
     /// database. Files that are empty or cannot be read are passed over. Links to files are followed,
-    /// links to directories are not, the directory itself included.
+    /// unless they lead to another database of the directory; links to directories are not, the directory
+    /// itself included.
     ///
     /// # Errors
     /// `failed to scan directory …`: it or one below it cannot be read, or the pattern is malformed.
@@ -89,6 +98,8 @@ impl DirSettings {
             match entry.kind {
                 FileKind::Dir if self.recursive => self.walk(fs, &path, depth + 1, found)?,
                 FileKind::Dir => {}
+                // Not even opened: closing it would drop the locks of its database.
+                FileKind::Other if self.repeats(fs, &path) => {}
                 FileKind::File | FileKind::Other => self.consider(fs, &path, found)?,
             }
         }

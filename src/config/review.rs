@@ -106,6 +106,13 @@ fn of_database(db: &RawDb, at: &str, root: &Node, note: &mut Note<'_>) {
             _ => {}
         }
     }
+    if db.path.starts_with("file:") || db.path.contains("?_") {
+        note(
+            &format!("{at}.path"),
+            "this looks like the URI that an application opens",
+            "write the plain path, without file: and parameters",
+        );
+    }
     let replica = db.replica.iter().map(|r| (r, format!("{at}.replica")));
     let listed = db.replicas.iter().enumerate().filter_map(|(i, r)| Some((r.as_ref()?, format!("{at}.replicas[{i}]"))));
     for (replica, at) in replica.chain(listed) {

@@ -38,6 +38,8 @@ pub(super) struct Url {
     /// As written, without the question mark.
     raw_query: Option<String>,
     fragment: Option<String>,
+    /// What follows the scheme of `scheme:opaque`, as written.
+    opaque: String,
     /// What stood before the path, as written, for putting the URL together again.
     prefix: String,
 }
@@ -70,9 +72,15 @@ impl Url {
             None => (rest, None),
         };
         let Some(hierarchy) = rest.strip_prefix("//") else {
-            let path = if rest.starts_with('/') { rest } else { "" };
-            let path_text = unescape_text(path).map_err(&bad)?;
-            return Ok(Self { scheme, raw_path: path.to_owned(), path: path_text, ..Self::default() });
+            let (path, opaque) = if rest.starts_with('/') { (rest, "") } else { ("", rest) };
+            return Ok(Self {
+                scheme,
+                raw_path: path.to_owned(),
+                path: unescape_text(path).map_err(&bad)?,
+                opaque: opaque.to_owned(),
+                fragment: fragment.map(|f| escape_path(f).map_err(&bad)).transpose()?,
+                ..Self::default()
+            });
         };
         let (authority, path) = hierarchy.split_at(hierarchy.find('/').unwrap_or(hierarchy.len()));
         let (userinfo, host) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -94,6 +102,7 @@ impl Url {
             raw_query: query.map(str::to_owned),
             fragment: fragment.map(|f| escape_path(f).map_err(&bad)).transpose()?,
             prefix: url[..scheme_end + 3 + authority.len()].to_owned(),
+            opaque: String::new(),
         })
     }
 
@@ -128,9 +137,10 @@ impl Url {
     }
 
     /// The directory a `file:` URL names. It is re-encoded, not decoded: a blank becomes `%20` in the
-    /// directory name. A host is the first directory; the query is dropped, the fragment kept.
+    /// directory name. A host is the first directory; the query is dropped, the fragment kept. What
+    /// follows `file:` without a slash is taken as it is, and relative to the working directory.
     pub(super) fn file_path(&self) -> String {
-        let mut path = String::new();
+        let mut path = self.opaque.clone();
         if !self.host.is_empty() {
             path.push('/');
             path.push_str(&self.host);
@@ -318,6 +328,12 @@ mod tests {
             ("file://~/x", "/~/x"),
             ("file:///a!b", "/a!b"),
             ("file:///a!b c", "/a%21b%20c"),
+            ("file:rep", "rep"),
+            ("FILE:./a//b", "./a//b"),
+            ("file:../a b%20c%zz", "../a b%20c%zz"),
+            ("file:a:b?x=1#f g", "a:b#f%20g"),
+            ("file:/a b", "/a%20b"),
+            ("file:", ""),
         ] {
             assert_eq!(Url::parse(url).unwrap().file_path(), want, "{url}");
         }

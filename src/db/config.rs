@@ -10,8 +10,11 @@ use crate::wal::{PageMap, WalHeader};
 /// Settings of one database; defaults as in `spec: replication` §15.
 #[derive(Debug, Clone)]
 pub struct DbConfig {
-    /// The database file, absolute.
+    /// The database file, absolute. What SQLite keeps beside a database is beside this one, so the engine
+    /// resolves it when it opens the database: see `configured`.
     pub path: PathBuf,
+    /// The path as it was given, which may be a link to the database file.
+    pub configured: PathBuf,
     /// Directory of local state.
     pub meta_path: PathBuf,
     /// How long to wait for locks.
@@ -63,6 +66,7 @@ impl DbConfig {
     pub fn new(path: PathBuf, meta_path: PathBuf) -> Self {
         Self {
             meta_path,
+            configured: path.clone(),
             path,
             busy_timeout: Duration::from_secs(1),
             checkpoint_interval: Some(Duration::from_secs(60)),
@@ -82,7 +86,7 @@ impl DbConfig {
     /// File name of the database, for logs.
     #[must_use]
     pub fn name(&self) -> String {
-        self.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+        self.configured.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
     }
 }
 

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::checkpoint::CheckpointState;
 use super::config::DbConfig;
 use super::plan::Reason;
+use super::quiet::Places;
 use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, LocalDir};
@@ -32,6 +33,8 @@ pub struct Db {
     /// The newest local L0 file. The outer `None`: not looked yet.
     pub(super) last: Option<Option<Last>>,
     pub(super) session: Option<Session>,
+    /// The file was empty when it was opened last.
+    opened_empty: bool,
     /// Keeps a second process from replicating this database with the same metadata directory. Behind
     /// `session`: given back last.
     lock: Option<Box<dyn Lock>>,
@@ -121,6 +124,7 @@ impl Db {
             floor: None,
             last: None,
             session: None,
+            opened_empty: false,
             lock: None,
             force_full: None,
             unkept: false,
@@ -167,6 +171,7 @@ impl Db {
         if self.session.is_some() {
             return Ok(true);
         }
+        self.resolve_path();
         let Some(stat) = self.world.fs.stat_opt(&self.config.path)? else { return Ok(false) };
         let parent = self.config.path.parent().unwrap_or(Path::new("/"));
         let dir = self.world.fs.stat(parent)?;
@@ -190,7 +195,46 @@ impl Db {
                 "database reserves bytes of each page for another layer");
         }
         self.session = Some(session);
+        self.opened_empty = stat.len == 0;
         Ok(true)
+    }
+
+    /// Whether there was an empty file instead of a database when it was opened last.
+    #[must_use]
+    pub fn opened_empty(&self) -> bool {
+        self.opened_empty
+    }
+
+    /// Finds the file that the configured path leads to.
+    fn resolve_path(&mut self) {
+        let path = self.world.fs.resolve(&self.config.configured);
+        if path == self.config.path {
+            return;
+        }
+        if path != self.config.configured {
+            info!(
+                system = "store",
+                db = %self.config.name(),
+                path = %self.config.configured.display(),
+                target = %path.display(),
+                "database path is a symbolic link, following the log beside its target"
+            );
+        }
+        self.config.path = path;
+    }
+
+    /// What the configured path leads to; `None` if that is not what is open.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(super) fn places(&self, session: &Session) -> Result<Option<Places>> {
+        let config = &self.config;
+        // Only a link can lead elsewhere without another file taking the place of this one.
+        let is_link = config.path != config.configured;
+        if is_link && self.world.fs.resolve(&config.configured) != config.path {
+            return Ok(None);
+        }
+        session.places(&self.world, &config.configured, &config.wal_path())
     }
 
     /// Makes the metadata directory ours. What is half-written in it is an earlier run's then, and goes.
@@ -372,7 +416,7 @@ impl Db {
             return true;
         }
         // Before the index: what is written later shows the next time.
-        let places = match session.places(&self.world, &self.config.path, &self.config.wal_path()) {
+        let places = match self.places(session) {
             Ok(Some(places)) => places,
             _ => return true,
         };

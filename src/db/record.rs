@@ -153,8 +153,7 @@ mod tests {
     fn a_torn_record_is_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let world = World::system();
-        let at =
-            Surroundings { seq: 5, wal_len: 8272, inode: 6, boot: Some(BootId(u128::MAX)), db: None };
+        let at = Surroundings { seq: 5, wal_len: 8272, inode: 6, boot: Some(BootId(u128::MAX)), db: None };
         let record = Record::new(Txid::FIRST, Salts { salt1: 1, salt2: 2 }, 4152, WalChecksum { s0: 3, s1: 4 }, at);
         record.store(&world, dir.path(), OwnerMode::DEFAULT_FILE).unwrap();
         assert_eq!(Record::load(&world, dir.path()), Some(record));

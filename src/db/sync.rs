@@ -234,7 +234,7 @@ impl Db {
     /// Starts over on new ground if the paths name other files than the ones that are open.
     fn check_in_place(&mut self) -> Result<Option<Places>> {
         let Some(session) = &self.session else { return Ok(None) };
-        if let Some(places) = session.places(&self.world, &self.config.path, &self.config.wal_path())? {
+        if let Some(places) = self.places(session)? {
             return Ok(Some(places));
         }
         info!(system = "store", db = %self.config.name(), "database or wal file was replaced, starting over with a full image");

@@ -19,7 +19,7 @@ mod salvage;
 mod survey;
 
 pub use follow::{Following, Milestone, follow};
-pub use output::Overwrite;
+pub use output::{Overwrite, holds_no_database};
 pub use plan::{Target, plan};
 pub use progress::Progress;
 pub use run::{Check, Report, Request, plan_for, run};

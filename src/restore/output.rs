@@ -3,8 +3,9 @@
 //! Protocol:
 //! 1. What is at the destination is looked at before anything is fetched, and again right before
 //!    publishing. Without `-force` only an absent or empty file without SQLite sidecars (`-wal`,
-//!    `-shm`, `-journal`) will do. Sidecars count even if the database itself is missing: SQLite
-//!    would replay a foreign `-wal` into the restored file (X5).
+//!    `-journal`) will do. Sidecars count even if the database itself is missing: SQLite would
+//!    replay a foreign `-wal` into the restored file (X5). An empty one cannot do that, and neither
+//!    can a `-shm`: they are put aside like those of 3.
 //! 2. The database is built as `<output>.<16 hex digits>.tmp`, created exclusively, links not
 //!    followed; verified there; synced. Until then nothing at the destination has been touched. The
 //!    name is unique: two restores to one place cannot publish each other's half of a file.
@@ -75,7 +76,8 @@ impl Destination {
         if self.overwrite == Overwrite::Refuse {
             for suffix in SIDECARS {
                 let sidecar = with_suffix(&self.path, suffix);
-                if fs.stat_opt(&sidecar)?.is_some() {
+                let harmful = |stat: FileStat| stat.kind != FileKind::File || (stat.len > 0 && suffix != "-shm");
+                if fs.stat_opt(&sidecar)?.is_some_and(harmful) {
                     let sidecar = sidecar.display();
                     return refuse(format!(
                         "cannot restore, SQLite sidecar path already exists: {sidecar}. Use -force to overwrite"
@@ -125,6 +127,16 @@ impl Destination {
             let _ = fs.remove_file(&with_suffix(&with_suffix(&self.path, suffix), ASIDE));
         }
         Ok(())
+    }
+}
+
+/// Whether there is no database at `path`: nothing, or the empty file that a script or SQLite itself made
+/// in its place. What cannot be looked at counts as a database.
+#[must_use]
+pub fn holds_no_database(fs: &dyn Fs, path: &Path) -> bool {
+    match fs.stat_opt(path) {
+        Ok(found) => found.is_none_or(|stat| stat.kind == FileKind::File && stat.len == 0),
+        Err(_) => false,
     }
 }
 

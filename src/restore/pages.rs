@@ -37,6 +37,11 @@ impl PageMap {
         self.words.get(bit as usize / 64).is_some_and(|word| word & (1 << (bit % 64)) != 0)
     }
 
+    /// Whether no page is missing.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.missing == 0
+    }
+
     /// The pages that are there, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Pgno> + Clone {
         let bits = self.words.iter().zip(0_u32..).filter(|(word, _)| **word != 0);

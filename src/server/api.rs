@@ -1,9 +1,9 @@
 //! What is said over the control socket (`spec: control` §1), by both sides. Field names and their
 //! order are Litestream's.
 
-use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry::local_zone;
 use crate::types::Timestamp;
 
 /// Whether a number is left out of a request.
@@ -229,7 +229,7 @@ pub fn escape(json: &str) -> String {
 /// RFC 3339 with as many digits as there are, in local time.
 pub(super) fn local_time(at: Timestamp) -> String {
     let Ok(at) = jiff::Timestamp::from_millisecond(at.millis()) else { return String::new() };
-    let at = at.to_zoned(TimeZone::system());
+    let at = at.to_zoned(local_zone());
     let fraction = format!(".{:03}", at.subsec_nanosecond() / 1_000_000);
     let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
     let offset = if at.offset().seconds() == 0 { "Z".to_owned() } else { at.strftime("%:z").to_string() };

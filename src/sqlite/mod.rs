@@ -13,5 +13,5 @@ mod waiting;
 mod wal_index;
 
 pub use conn::{CheckpointResult, Conn, Sqlite, SystemSqlite};
-pub use integrity::{integrity_check, leave_wal_mode};
+pub use integrity::{Unchecked, integrity_check};
 pub use wal_index::WalIndex;

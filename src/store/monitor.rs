@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::database::Database;
 use crate::db::SyncReport;
@@ -16,6 +16,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{Backoff, LogLimiter};
 
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
+/// A database that is not there is said to be missing after this.
+const ABSENCE_SAID_AFTER: Duration = Duration::from_secs(3);
 const ERROR_SPACING: Duration = Duration::from_secs(30);
 /// How often a busy log is looked at.
 const BUSY_LOOK: Duration = Duration::from_millis(20);
@@ -67,6 +69,7 @@ pub(super) async fn run(database: Arc<Database>, stop: CancellationToken) {
     let clock = database.world.clock.clone();
     let mut times = Times { interval, synced: None, found: None };
     let mut trouble = Trouble::new(interval);
+    let mut absence = Absence::default();
     loop {
         let now = clock.elapsed();
         let mut wait = times.next_look(now);
@@ -79,6 +82,7 @@ pub(super) async fn run(database: Arc<Database>, stop: CancellationToken) {
             match database.sync_local().await {
                 Ok(report) => {
                     trouble.over(&database);
+                    absence.note(&database, report.no_database, now);
                     if report.files > 0 {
                         times.found = Some(now);
                     }
@@ -121,6 +125,35 @@ fn look(database: &Database, times: &Times, now: Duration) -> Look {
     match (db.log_bytes(), burst) {
         (Some((unread, _)), Some(burst)) if unread >= burst => Look::Sync,
         _ => Look::Nothing,
+    }
+}
+
+/// A database that is not there is waited for; once that takes longer than an application needs to start, it
+/// is said.
+#[derive(Default)]
+struct Absence {
+    since: Option<Duration>,
+    said: bool,
+}
+
+impl Absence {
+    fn note(&mut self, database: &Database, absent: bool, now: Duration) {
+        if !absent {
+            *self = Self::default();
+            return;
+        }
+        let since = *self.since.get_or_insert(now);
+        if self.said || now.saturating_sub(since) < ABSENCE_SAID_AFTER {
+            return;
+        }
+        self.said = true;
+        let path = &database.config.db.configured;
+        let text = path.to_string_lossy();
+        let uri = (text.contains("file:") || text.contains('?')).then_some(
+            "this looks like the URI an application opens: write the plain path, without file: and parameters",
+        );
+        warn!(system = "store", db = %database.name(), path = %path.display(), hint = uri,
+            "there is no such database; nothing is replicated until there is");
     }
 }
 

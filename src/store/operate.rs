@@ -20,6 +20,7 @@ use crate::compaction::Manifest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::LocalDir;
 use crate::replica::FileInfo;
+use crate::sys::fs::with_suffix;
 use crate::sys::{TaskGroup, blocking, to_the_end};
 use crate::telemetry::ReplicaGauges;
 use crate::types::{Level, Timestamp, Txid};
@@ -217,7 +218,8 @@ impl Store {
             let (metrics, clock) = (Arc::clone(&shared.metrics), Arc::clone(&shared.world.clock));
             target.replica = target.replica.wrapped(|client| Arc::new(Metered::new(client, metrics, clock)));
         }
-        shared.registry.add(config, |config| {
+        let id_of = |path: &Path| shared.world.fs.stat_opt(path).ok().flatten().map(|stat| stat.id);
+        shared.registry.add(config, id_of, |config| {
             let path = config.db.path.to_string_lossy();
             let metrics = shared.metrics.database(&path, &config.db.name());
             Health::new(&shared.world, config.targets.iter().map(|target| target.replica.kind()), metrics)
@@ -257,6 +259,10 @@ pub(super) fn refusal(refused: Refused) -> Error {
             "meta-path collision: {} keeps its local state in the same directory, causing replication state corruption",
             other.display()
         )),
+        Refused::SameFile(other) => {
+            Error::invalid(format!("this is the same database file as {}, under another name", other.display()))
+                .hint("name each database once; several replicas of one database are not possible")
+        }
         Refused::Replica(location, other) => {
             Error::invalid(format!("replica {location} is used by another database: {}", other.display()))
                 .hint("give each database a replica path of its own")
@@ -295,7 +301,7 @@ impl Managed {
         }
         DatabaseStatus {
             path: self.path().to_owned(),
-            wal_path: self.entry.wal_path(),
+            wal_path: with_suffix(&world.fs.resolve(self.path()), "-wal"),
             state,
             local: self.entry.health.local(world),
             targets,

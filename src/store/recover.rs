@@ -41,12 +41,22 @@ pub(super) async fn run(database: &Database) -> Result<bool> {
             break;
         }
     }
-    let position = database
+    let (position, empty) = database
         .with_db(move |db| {
             db.set_floor(floor)?;
-            Ok(db.position())
+            Ok((db.position(), db.opened_empty()))
         })
         .await?;
+    if empty && let Some(floor) = floor {
+        warn!(
+            system = "store",
+            db = %database.name(),
+            replica_txid = %floor,
+            hint = "if that was not meant: stop, remove the database with its -wal and -shm, and restore up to this TXID \
+                    with -txid; -restore-if-db-not-exists restores in place of an empty file",
+            "the database is an empty file, but its replica holds a history; what comes is replicated above that history"
+        );
+    }
     if position.is_none()
         && let Some(floor) = floor
     {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::DatabaseConfig;
 use super::database::Database;
 use super::health::Health;
-use crate::sys::{TaskGroup, fs::with_suffix};
+use crate::sys::{FileId, TaskGroup};
 
 /// All databases, in the order they came.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ struct State {
     by_path: HashMap<PathBuf, Arc<Entry>>,
     /// Which database writes to which replica.
     by_replica: HashMap<String, PathBuf>,
+    /// Where each file was when it was added.
+    by_file: HashMap<FileId, PathBuf>,
     /// Of paths that were taken out: what is cancelled once the last engine there has closed.
     leaving: HashMap<PathBuf, CancellationToken>,
     closing: bool,
@@ -87,6 +89,8 @@ pub(super) enum Refused {
     Known,
     /// Another database keeps its local state in the same place.
     MetaPath(PathBuf),
+    /// Its path leads to the file of another database: a link, or a second name.
+    SameFile(PathBuf),
     /// This replica is another database's: they would overwrite each other's files.
     Replica(String, PathBuf),
     /// The program is shutting down.
@@ -102,6 +106,7 @@ impl Registry {
     pub(super) fn add(
         &self,
         config: DatabaseConfig,
+        id_of: impl Fn(&Path) -> Option<FileId>,
         health: impl FnOnce(&DatabaseConfig) -> Health,
     ) -> Result<Arc<Entry>, Refused> {
         let mut state = self.state();
@@ -115,6 +120,13 @@ impl Registry {
             return Err(Refused::MetaPath(other.path().to_owned()));
         }
         let path = config.db.path.clone();
+        let id = id_of(&path);
+        // Where it was last seen, another file may be by now.
+        if let Some(other) = id.and_then(|id| state.by_file.get(&id))
+            && id_of(other) == id
+        {
+            return Err(Refused::SameFile(other.clone()));
+        }
         for location in locations(&config) {
             if let Some(other) = state.by_replica.insert(location.clone(), path.clone()) {
                 state.by_replica.retain(|_, of| *of != path);
@@ -134,6 +146,7 @@ impl Registry {
             running: Mutex::new(None),
         });
         state.entries.push(Arc::clone(&entry));
+        state.by_file.extend(id.map(|id| (id, path.clone())));
         state.by_path.insert(path, Arc::clone(&entry));
         Ok(entry)
     }
@@ -146,6 +159,7 @@ impl Registry {
         state.leaving.insert(path.to_owned(), entry.left.clone());
         state.entries.retain(|other| !Arc::ptr_eq(other, &entry));
         state.by_replica.retain(|_, of| of != path);
+        state.by_file.retain(|_, of| of != path);
         Some(entry)
     }
 
@@ -241,11 +255,6 @@ impl Entry {
         if let Some(running) = self.running().as_ref() {
             running.tasks.cancel();
         }
-    }
-
-    /// The log beside the database.
-    pub(super) fn wal_path(&self) -> PathBuf {
-        with_suffix(self.path(), "-wal")
     }
 }
 

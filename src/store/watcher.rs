@@ -70,6 +70,9 @@ fn survey(fs: &dyn Fs, directory: &DirSettings, known: &BTreeSet<PathBuf>) -> Re
                     todo.push((path, depth + 1));
                 }
             } else if !is_sidecar(&entry.name) && directory.matches(&path)? {
+                if entry.kind == FileKind::Other && directory.repeats(fs, &path) {
+                    continue;
+                }
                 if known.contains(&path) || is_database(fs, &path) {
                     found.databases.insert(path);
                 } else {

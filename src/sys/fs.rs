@@ -154,6 +154,11 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `NotFound`, I/O errors.
     fn stat(&self, path: &Path) -> Result<FileStat>;
+    /// The path of the file itself, where the last name of `path` is a link, or a link to a link; it need not
+    /// be there. Any other path as it is. This is where SQLite keeps what belongs to a database.
+    fn resolve(&self, path: &Path) -> PathBuf {
+        path.to_owned()
+    }
     /// Names in a directory, in no order.
     ///
     /// # Errors

@@ -103,6 +103,17 @@ impl Fs for OsFs {
         Ok(stat_of(&meta))
     }
 
+    fn resolve(&self, path: &Path) -> PathBuf {
+        // As many as the system itself follows; whoever opens a circle gets an error from it.
+        const MAX_LINKS: usize = 40;
+        let mut at = path.to_owned();
+        for _ in 0..MAX_LINKS {
+            let Ok(target) = fs::read_link(&at) else { return at };
+            at = at.parent().unwrap_or(Path::new("")).join(target);
+        }
+        path.to_owned()
+    }
+
     fn list(&self, dir: &Path) -> Result<Vec<DirEntry>> {
         let fail = |e| Error::io("open", e).at(dir.display());
         let mut entries = Vec::new();

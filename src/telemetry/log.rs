@@ -34,6 +34,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::format::{self, Attribute, Record, Shape, Value};
+use super::zone;
 use crate::sys::Clock;
 
 /// How and where to log.
@@ -84,8 +85,9 @@ pub fn duration(d: Duration) -> i128 {
 }
 
 /// Starts logging, or changes how it is done: a command starts with the defaults and changes them
-/// once it has read its configuration.
-pub fn init(settings: LogSettings, clock: Arc<dyn Clock>) {
+/// once it has read its configuration. `tz` is the variable of that name; the first call decides.
+pub fn init(settings: LogSettings, clock: Arc<dyn Clock>, tz: Option<&str>) {
+    zone::decide(tz);
     static CURRENT: OnceLock<Arc<RwLock<LogSettings>>> = OnceLock::new();
     let mut first = false;
     let current = CURRENT.get_or_init(|| {
@@ -93,7 +95,7 @@ pub fn init(settings: LogSettings, clock: Arc<dyn Clock>) {
         Arc::new(RwLock::new(settings))
     });
     if first {
-        let layer = LineLayer { settings: Arc::clone(current), clock, zone: TimeZone::system(), out: None };
+        let layer = LineLayer { settings: Arc::clone(current), clock, zone: zone::local_zone(), out: None };
         // Somebody else's subscriber (a test's) stays in place.
         let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
     } else {

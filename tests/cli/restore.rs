@@ -271,3 +271,27 @@ fn the_summary_tells_what_was_restored_from_what() {
     let sizes = plan["files"].as_array().unwrap().iter().map(|file| file["size"].as_u64().unwrap());
     assert_eq!(restored["replica_bytes"], sizes.sum::<u64>());
 }
+
+#[test]
+fn a_check_that_needs_the_application_does_not_throw_the_database_away() {
+    let scratch = Scratch::new();
+    let conn = rusqlite::Connection::open(scratch.path("app.db")).unwrap();
+    conn.execute_batch(
+        "pragma journal_mode = wal; create table t(v collate nocase); create index i on t(v); insert into t values ('a');
+         pragma writable_schema = on; update sqlite_schema set sql = replace(sql, 'nocase', 'unicase')",
+    )
+    .unwrap();
+    drop(conn);
+    let url = format!("file://{}", scratch.path("rep").display());
+    assert_eq!(scratch.run(&["replicate", "-once", "app.db", &url]).code, Some(0));
+    for mode in ["quick", "full"] {
+        let ran = scratch.run(&["restore", "-integrity-check", mode, "-force", "-o", "out.db", &url]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
+        assert_eq!(
+            ran.stderr,
+            "Warning: t could not be checked without its application: no such collation sequence: unicase (257); its \
+             rows were read to the end\nWarning: everything else was checked and is sound\n"
+        );
+        assert!(scratch.path("out.db").exists());
+    }
+}

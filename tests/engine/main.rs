@@ -5,6 +5,7 @@
 
 mod checkpoint_protocol;
 mod layers;
+mod links;
 mod long_reader;
 mod moving_the_mark;
 mod outrun;

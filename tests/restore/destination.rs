@@ -53,7 +53,6 @@ async fn what_exists_is_refused_without_force() {
         ),
         // The database itself is missing: its log would be replayed into the restored one.
         (&[("db-wal", "x")], "cannot restore, SQLite sidecar path already exists: $OUT-wal. Use -force to overwrite"),
-        (&[("db-shm", "")], "cannot restore, SQLite sidecar path already exists: $OUT-shm. Use -force to overwrite"),
         (
             &[("db-journal", "x")],
             "cannot restore, SQLite sidecar path already exists: $OUT-journal. Use -force to overwrite",
@@ -92,6 +91,26 @@ async fn an_empty_file_is_replaced_and_missing_directories_are_made() {
     assert_eq!(sha256(&deep), want);
     assert_eq!(fs::metadata(deep.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
     assert_eq!(fs::read_dir(deep.parent().unwrap()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn sidecars_that_can_do_no_harm_are_no_obstacle() {
+    let want = restored_sha256().await;
+    for existing in [
+        &[("db-shm", "old index")][..],
+        &[("db-wal", "")],
+        &[("db-wal", ""), ("db-shm", "old index"), ("db-journal", "")],
+        &[("db", ""), ("db-wal", ""), ("db-shm", "")],
+    ] {
+        let scene = scene_with(existing);
+        scene.restore(&Request::new(scene.output())).await.unwrap();
+        assert_eq!(sha256(&scene.output()), want);
+        assert_eq!(scene.outputs().len(), 1, "they belong to no database");
+    }
+    // A directory in that place is nobody's log.
+    let scene = scene_with(&[]);
+    fs::create_dir(scene.out_dir().join("db-shm")).unwrap();
+    assert_eq!(scene.restore(&Request::new(scene.output())).await.unwrap_err().kind(), ErrorKind::Exists);
 }
 
 #[tokio::test]

@@ -29,17 +29,17 @@ fn sidecar(scene: &Scene) -> PathBuf {
     scene.out_dir().join("db-txid")
 }
 
-fn saved(scene: &Scene) -> Option<u64> {
+pub(crate) fn saved(scene: &Scene) -> Option<u64> {
     u64::from_str_radix(fs::read_to_string(sidecar(scene)).ok()?.trim(), 16).ok()
 }
 
-async fn run(scene: &Scene, world: &World, stop: &CancellationToken) -> Result<()> {
+pub(crate) async fn run(scene: &Scene, world: &World, stop: &CancellationToken) -> Result<()> {
     let following = Following { request: Request::new(scene.output()), interval: Duration::from_millis(5) };
     follow(world, &scene.replica, &following, no_check(), Arc::new(SystemSqlite), stop, |_| {}).await
 }
 
 /// Follows until `done`, or until following ends by itself.
-async fn follow_while(scene: &Scene, world: &World, mut more: impl FnMut() -> bool) -> Result<()> {
+pub(crate) async fn follow_while(scene: &Scene, world: &World, mut more: impl FnMut() -> bool) -> Result<()> {
     let stop = CancellationToken::new();
     let watch = async {
         for _ in 0..2000 {
@@ -62,9 +62,9 @@ async fn follow_to(scene: &Scene, txid: u64) {
     assert_whole(scene, txid).await;
 }
 
-/// Everything but journal mode, change counter, and the size and library version that go with it.
+/// Everything but journal mode, change counter, schema cookie, and the size and library version that go with them.
 fn comparable(mut bytes: Vec<u8>) -> Vec<u8> {
-    for range in [18..20, 24..32, 92..100] {
+    for range in [18..20, 24..32, 40..44, 92..100] {
         bytes[range].fill(0);
     }
     bytes

@@ -5,6 +5,7 @@
 mod destination;
 mod fixtures;
 mod follow;
+mod follow_readers;
 mod hostile;
 mod replica;
 mod resume;

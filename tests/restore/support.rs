@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use litestream::error::Result;
-use litestream::ltx::Header;
+use litestream::ltx::{Encoder, Header, WalPos};
 use litestream::replica::file::FileClient;
 use litestream::replica::{Layout, Replica};
 use litestream::restore::{Check, Report, Request, run};
-use litestream::sys::World;
+use litestream::sys::{Fs, OsFs, World};
+use litestream::types::{Checksum, PageSize, Pgno, Timestamp, Txid, TxidRange};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -37,6 +38,49 @@ impl Scene {
         let replica = Replica::new(Arc::new(FileClient::new(world.clone(), root)), Layout::Decimal);
         fs::create_dir(dir.path().join("out")).unwrap();
         Self { dir, replica, world }
+    }
+
+    /// An empty replica, and room for outputs beside it.
+    pub(crate) fn empty() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let world = World::system();
+        let client = FileClient::new(world.clone(), dir.path().join("replica"));
+        let replica = Replica::new(Arc::new(client), Layout::Decimal);
+        fs::create_dir(dir.path().join("out")).unwrap();
+        Self { dir, replica, world }
+    }
+
+    /// Puts `database` into the replica as level-0 file `txid`: the pages that differ from `before`, or all.
+    pub(crate) fn put(&self, txid: u64, database: &[u8], before: Option<&[u8]>) {
+        let page_size = match u16::from_be_bytes([database[16], database[17]]) {
+            1 => 65536,
+            bytes => u32::from(bytes),
+        };
+        let page_size = PageSize::new(page_size).unwrap();
+        let pages: Vec<&[u8]> = database.chunks(page_size.len()).collect();
+        let txid = Txid::new(txid).unwrap();
+        let header = Header {
+            no_checksum: true,
+            page_size,
+            commit: u32::try_from(pages.len()).unwrap(),
+            txids: TxidRange::new(txid, txid).unwrap(),
+            timestamp: Timestamp::from_millis(i64::try_from(txid.get()).unwrap()),
+            pre_apply: Checksum::NONE,
+            wal: WalPos::default(),
+            node_id: 0,
+        };
+        let mut encoder = Encoder::new(Vec::new(), header).unwrap();
+        for (page, pgno) in pages.into_iter().zip(1..) {
+            let old = before.and_then(|before| before.chunks(page_size.len()).nth(pgno as usize - 1));
+            if old != Some(page) {
+                encoder.page(Pgno::new(pgno).unwrap(), page).unwrap();
+            }
+        }
+        let path = self.ltx(0, txid.get(), txid.get());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let incoming = self.dir.path().join("incoming");
+        fs::write(&incoming, encoder.finish(Checksum::NONE).unwrap().0).unwrap();
+        OsFs.rename(&incoming, &path).unwrap();
     }
 
     /// A file of the replica.

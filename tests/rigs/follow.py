@@ -211,7 +211,7 @@ class Follow:
             return
         left, right = (bytearray(p.read_bytes()) for p in (self.out, plain))
         for content in (left, right):
-            for start, end in ((18, 20), (24, 32), (92, 100)):
+            for start, end in ((18, 20), (24, 32), (40, 44), (92, 100)):
                 content[start:end] = bytes(end - start)
         if left != right:
             self.wrong.append("the followed database is not what a restore gives")

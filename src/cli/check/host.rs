@@ -94,7 +94,13 @@ fn database(fs: &dyn Fs, at: &str, db: &DbSettings, found: &mut Vec<Finding>) {
         Ok(Some(stat)) if stat.kind != FileKind::File => {
             found.push(Finding::error(&setting, format!("{path} is not a file")));
         }
-        Ok(Some(stat)) => existing_database(fs, &setting, &db.path, stat.len, found),
+        Ok(Some(stat)) => existing_database(fs, &setting, &fs.resolve(&db.path), stat.len, found),
+    }
+    let target = fs.resolve(&db.path);
+    if target != db.path {
+        let target = target.display();
+        let text = format!("{path} is a symbolic link to {target}; the log beside that is followed");
+        found.push(Finding::warning(&setting, text).hint("name the file itself, if the link is not meant to change"));
     }
     let meta = db.meta_path.display();
     if let Some(why) = not_writable(fs, &db.meta_path) {

@@ -118,10 +118,16 @@ fn warn_of_settings(config: &Config) {
     }
 }
 
+/// What there is to do about files of a database that is gone, but for the path.
+const IN_THE_WAY: &str = "remove that file, which belongs to a database that is gone, or run this once, which restores \
+                          without it: litestream restore -force";
+
 /// Step 4: brings back a database that is missing, before anything is written in its place.
 async fn restore_if_missing(app: &App, entry: &DbEntry) -> std::result::Result<(), Failure> {
     let Some(path) = entry.path().filter(|_| entry.restores_if_missing()) else { return Ok(()) };
-    if !matches!(app.world.fs.stat_opt(path), Ok(None)) {
+    // The application's SQLite makes the file that a link leads to, so that is what has to be there.
+    let output = app.world.fs.resolve(path);
+    if !restore::holds_no_database(app.world.fs.as_ref(), &output) {
         info!(path = %path.display(), "database exists, skipping restore");
         return Ok(());
     }
@@ -135,9 +141,15 @@ async fn restore_if_missing(app: &App, entry: &DbEntry) -> std::result::Result<(
         .map_err(|err| err.context("cannot create replica for restore"))?;
     let restored = async {
         replica.client().init().await?;
-        restore_newest(app, &replica, path).await
+        restore_newest(app, &replica, &output).await
     };
-    match restored.await.map_err(|err| err.context("restore failed"))? {
+    let restored = restored.await.map_err(|err| {
+        let in_the_way = err.kind() == ErrorKind::Exists;
+        let failure = Failure::from(err.context("restore failed"));
+        // The text speaks of a flag that `replicate` does not have.
+        if in_the_way { failure.advise(format!("{IN_THE_WAY} {}", output.display())) } else { failure }
+    });
+    match restored? {
         true => info!(path = %path.display(), "restore completed"),
         false => info!(path = %path.display(), "no backup found, starting fresh"),
     }

@@ -129,7 +129,7 @@ async fn one(app: &App, wanted: &Wanted, request: Request, if_missing: bool, if_
         bytes: 0,
         error: String::new(),
     };
-    if if_missing && !matches!(app.world.fs.stat_opt(&request.output), Ok(None)) {
+    if if_missing && !restore::holds_no_database(app.world.fs.as_ref(), &request.output) {
         line.result = "exists";
         return line;
     }

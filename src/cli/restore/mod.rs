@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -23,7 +24,7 @@ use crate::error::{Error, ErrorKind};
 use crate::ltx;
 use crate::replica::{FileInfo, Replica, Stamps};
 use crate::restore::{self, Check, Failed, Milestone, Overwrite, Point, Report, Request, Target};
-use crate::sqlite::{self, SystemSqlite};
+use crate::sqlite::{self, SystemSqlite, Unchecked};
 use crate::sys::fs::with_suffix;
 use crate::sys::{OwnerMode, Publisher};
 use crate::telemetry::LogStream;
@@ -198,7 +199,7 @@ async fn restore_from(
     if matches.on("f") {
         return match follow(app, matches, wanted, source, request).await {
             Ok(()) if wanted.json => summary(app, wanted, replica.kind(), &output, None, started),
-            Err(Stopped::NothingThere) if matches.on("if-replica-exists") => {
+            Err(Stopped::NothingThere) if may_find_nothing(app, matches, &output) => {
                 info!("no matching backups found");
                 Ok(())
             }
@@ -210,10 +211,11 @@ async fn restore_from(
     if matches.on("salvage") {
         return salvage(app, wanted, replica, &request, started).await;
     }
-    let work = restore::run_or_explain(&app.world, replica, &request, sqlite_check());
+    let partly = Arc::<AtomicBool>::default();
+    let work = restore::run_or_explain(&app.world, replica, &request, noting(Arc::clone(&partly)));
     let report = match progress::shown(work, &request.progress, app.world.clock.as_ref()).await {
         Ok(report) => report,
-        Err(failed) if failed.error.kind() == ErrorKind::NotFound && matches.on("if-replica-exists") => {
+        Err(failed) if failed.error.kind() == ErrorKind::NotFound && may_find_nothing(app, matches, &output) => {
             // A file that vanished while we read is not "no backup": only an empty plan is.
             return match restore::plan_for(replica, target, false).await {
                 Err(planning) if planning.kind() == ErrorKind::NotFound => {
@@ -225,7 +227,7 @@ async fn restore_from(
         }
         Err(failed) => return Err(explained(failed)),
     };
-    if wanted.integrity.0 != IntegrityCheck::None {
+    if wanted.integrity.0 != IntegrityCheck::None && !partly.load(Ordering::Relaxed) {
         log_integrity_passed(source);
     }
     if !wanted.json {
@@ -275,6 +277,9 @@ fn explained(failed: Failed) -> Failure {
         },
     }
 }
+
+/// So many things that could not be checked are named.
+const MOST_UNCHECKED: usize = 20;
 
 /// Exit code of a salvage that lost something.
 const LOST: u8 = 3;
@@ -379,7 +384,7 @@ async fn follow(
 ) -> Result<(), Stopped> {
     let replica = &source.replica;
     let mut signals = Signals::catch()?;
-    if matches!(app.world.fs.stat_opt(&request.output), Ok(None)) {
+    if restore::holds_no_database(app.world.fs.as_ref(), &request.output) {
         let files = replica.list_all(Stamps::Cheap).await?;
         if restore::plan(&files, Target::Latest).is_err_and(|err| err.kind() == ErrorKind::NotFound) {
             return Err(Stopped::NothingThere);
@@ -389,13 +394,15 @@ async fn follow(
     let following = restore::Following { request, interval: interval.unwrap_or(Duration::from_secs(1)) };
     let stop = CancellationToken::new();
     let begun = Cell::new(false);
+    let partly = Arc::<AtomicBool>::default();
+    let whole = || wanted.integrity.0 != IntegrityCheck::None && !partly.load(Ordering::Relaxed);
     let reached = |milestone| match milestone {
-        Milestone::Restored if wanted.integrity.0 != IntegrityCheck::None => log_integrity_passed(source),
+        Milestone::Restored if whole() => log_integrity_passed(source),
         Milestone::Restored => {}
         Milestone::Following => begun.set(true),
     };
     let sqlite = Arc::new(SystemSqlite);
-    let work = restore::follow(&app.world, replica, &following, sqlite_check(), sqlite, &stop, reached);
+    let work = restore::follow(&app.world, replica, &following, noting(Arc::clone(&partly)), sqlite, &stop, reached);
     let mut work = pin!(work);
     loop {
         tokio::select! {
@@ -411,9 +418,26 @@ async fn follow(
     }
 }
 
-/// SQLite's own check, for the restore to call on the finished file.
+/// SQLite's own check, for the restore to call on the finished file. What it cannot look at is said on stderr.
 pub(super) fn sqlite_check() -> Check {
-    Arc::new(sqlite::integrity_check)
+    noting(Arc::default())
+}
+
+/// The same, which notes whether there was anything that it could not look at.
+fn noting(partly: Arc<AtomicBool>) -> Check {
+    Arc::new(move |path, check| {
+        let unchecked = sqlite::integrity_check(path, check)?;
+        partly.store(!unchecked.is_empty(), Ordering::Relaxed);
+        let said = unchecked.iter().take(MOST_UNCHECKED).map(|Unchecked { name, why, read }| {
+            let read = if *read { "; its rows were read to the end" } else { "" };
+            format!("Warning: {name} could not be checked without its application: {why}{read}\n")
+        });
+        let rest = unchecked.len().saturating_sub(MOST_UNCHECKED);
+        let rest = (rest > 0).then(|| format!("Warning: and {rest} more\n"));
+        let beside = (!unchecked.is_empty()).then(|| "Warning: everything else was checked and is sound\n".to_owned());
+        output::print_err(&said.chain(rest).chain(beside).collect::<String>());
+        Ok(())
+    })
 }
 
 fn integrity(matches: &Matches) -> Result<(IntegrityCheck, &str), Failure> {
@@ -451,9 +475,18 @@ fn target(wanted: &Wanted<'_>, both: &str) -> Result<Target, Failure> {
     }
 }
 
-/// `-if-db-not-exists`: whether there is nothing to do. A path we cannot look at counts as existing.
+/// Whether it is no error if there is nothing to restore. An empty file passes for a database then: it was
+/// there before, as `-if-db-not-exists` demands.
+fn may_find_nothing(app: &App, matches: &Matches, output: &Path) -> bool {
+    let there = || matches!(app.world.fs.stat_opt(output), Ok(Some(_)));
+    matches.on("if-replica-exists") || (matches.on("if-db-not-exists") && there())
+}
+
+/// `-if-db-not-exists`: whether there is nothing to do. A path we cannot look at counts as existing, an
+/// empty file does not.
 fn skip_existing(app: &App, matches: &Matches, output: &Path) -> bool {
-    let skip = matches.on("if-db-not-exists") && !matches!(app.world.fs.stat_opt(output), Ok(None));
+    let fs = app.world.fs.as_ref();
+    let skip = matches.on("if-db-not-exists") && !restore::holds_no_database(fs, output);
     if skip {
         info!("database already exists, skipping");
     }

@@ -1,8 +1,8 @@
 //! The database that is followed: readers have it open while we change it.
 //!
 //! Protocol of one batch:
-//! 1. An exclusive transaction of SQLite's: no reader is inside, none comes in. This also undoes what
-//!    a killed follower had begun.
+//! 1. An exclusive transaction of SQLite's: no reader is inside, none comes in (`lock`). This also undoes
+//!    what a killed follower had begun.
 //! 2. The old content of every page that will change, or be cut off, goes into `<output>-journal`,
 //!    durably. Only then the database is touched.
 //! 3. The pages are written in place, the file is cut, and made durable.
@@ -12,46 +12,55 @@
 //! A failure or a crash before 4 leaves the journal: the next one who opens the database, whoever it
 //! is, gets the old state back from SQLite. Readers therefore see whole batches only.
 //!
-//! The output is in rollback-journal mode, whatever the source is in, and its change counter goes up
-//! with each batch: that is how readers know that their caches are stale.
+//! The output is in rollback-journal mode, whatever the source is in, and has fields of page 1 of its own:
+//!
+//! | Offset | Field | Value |
+//! |---|---|---|
+//! | 18 | write and read version | 1, 1: rollback journal |
+//! | 24 | change counter | goes up with each batch: readers' caches are stale |
+//! | 28 | pages | those of the batch |
+//! | 40 | schema cookie | goes up if the schema may have changed (`schema`): readers read it anew |
+//! | 92 | version-valid-for | the change counter: else SQLite would not believe the number of pages |
+//!
+//! All of them are derived from what the output holds, so they go on after a restart.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::journal;
+use super::schema::{Schema, cookie};
 use crate::error::{Error, ErrorKind, Result};
 use crate::restore::apply::Base;
 use crate::restore::pages::PageMap;
-use crate::sqlite::{Conn, Sqlite, leave_wal_mode};
+use crate::sqlite::{Conn, Sqlite};
 use crate::sys::fs::with_suffix;
 use crate::sys::{File, FileId, OpenMode, World, fault_point, mutant, read_full_at};
 use crate::types::{PageSize, Pgno, Txid};
 
-/// How long one attempt to get the database for ourselves may take.
-const LOCK_ATTEMPT: Duration = Duration::from_millis(250);
-/// Between attempts readers that wait may come in.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
-/// A round gives up after this: readers hold the database all the time.
-const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 /// Pages are copied in stretches of about so many bytes.
 const STRETCH: usize = 1 << 20;
 /// Bytes of the database header.
-const HEADER: usize = 100;
+pub(super) const HEADER: usize = 100;
 
 /// The open output.
 #[derive(Debug)]
 pub(super) struct Live {
     // Dropped before `file`: closing that one drops all locks of this process on the database.
-    conn: Box<dyn Conn>,
-    file: Box<dyn File>,
-    world: World,
-    path: PathBuf,
-    id: FileId,
+    /// Not there while the output is in WAL mode; opened when needed.
+    pub(super) conn: Option<Box<dyn Conn>>,
+    pub(super) file: Box<dyn File>,
+    pub(super) sqlite: Arc<dyn Sqlite>,
+    pub(super) world: World,
+    pub(super) path: PathBuf,
+    pub(super) id: FileId,
     page_size: PageSize,
-    /// Change counter and length as we left them.
-    left: Option<(u32, u64)>,
+    /// Change counter and length as we found or left them; `None` after a batch that failed.
+    pub(super) left: Option<(u32, u64)>,
+    /// It was said that readers turn the output to WAL mode.
+    pub(super) wal_mode_said: bool,
+    schema: Schema,
 }
 
 impl Live {
@@ -59,48 +68,37 @@ impl Live {
     ///
     /// # Errors
     /// `Changed` if somebody has written to it; SQLite's and the file system's.
-    pub(super) fn open(world: &World, path: &Path, sqlite: &dyn Sqlite) -> Result<Self> {
-        let fs = world.fs.as_ref();
-        // A log with content is somebody's writing: we have no use for one.
-        let wal = with_suffix(path, "-wal");
-        match fs.stat_opt(&wal)? {
-            Some(stat) if stat.len > 0 => return Err(foreign().at(wal.display())),
-            _ => {}
-        }
-        let file = fs.open(path, OpenMode::ReadWrite)?;
+    pub(super) fn open(world: &World, path: &Path, sqlite: Arc<dyn Sqlite>) -> Result<Self> {
+        let file = world.fs.open(path, OpenMode::ReadWrite)?;
         let mut head = [0; HEADER];
         read_full_at(file.as_ref(), &mut head, 0).map_err(|e| e.context("read database header"))?;
-        if head[18] != 1 || head[19] != 1 {
-            drop(file);
-            leave_wal_mode(path, LOCK_PATIENCE)?;
-        } else {
-            drop(file);
-            // Empty, and a reader would take it for a sign that there is a log.
-            fs.remove_file(&wal)?;
-            fs.remove_file(&with_suffix(path, "-shm"))?;
-        }
-        let file = fs.open(path, OpenMode::ReadWrite)?;
-        let mut conn = sqlite.open(path, LOCK_ATTEMPT)?;
-        // Reading is what makes SQLite look for a journal. Readers may be rolling it back just now.
-        let began = world.clock.elapsed();
-        loop {
-            match conn.query("PRAGMA schema_version") {
-                Err(err) if err.kind() == ErrorKind::Busy => {
-                    if world.clock.elapsed().saturating_sub(began) > LOCK_PATIENCE {
-                        return Err(err.context("readers hold the database without a pause"));
-                    }
-                    world.clock.pause(LOCK_PAUSE);
-                }
-                other => {
-                    other?;
-                    break;
-                }
+        let mut live = Self {
+            conn: None,
+            id: file.stat()?.id,
+            file,
+            sqlite,
+            world: world.clone(),
+            path: path.to_owned(),
+            page_size: page_size(&head)?,
+            left: None,
+            wal_mode_said: false,
+            schema: Schema::default(),
+        };
+        // A log with content is somebody's writing: we have no use for one.
+        live.refuse_writing(0)?;
+        live.roll_back()?;
+        if !live.is_in_order()? {
+            match live.leave_wal_mode() {
+                // Before the first batch it is tried again, with more patience.
+                Err(err) if err.kind() == ErrorKind::Busy => {}
+                other => other?,
             }
         }
-        read_full_at(file.as_ref(), &mut head, 0).map_err(|e| e.context("read database header"))?;
-        let page_size = page_size(&head)?;
-        let id = file.stat()?.id;
-        Ok(Self { conn, file, world: world.clone(), path: path.to_owned(), id, page_size, left: None })
+        // What was rolled back may have had another first page.
+        read_full_at(live.file.as_ref(), &mut head, 0).map_err(|e| e.context("read database header"))?;
+        live.page_size = page_size(&head)?;
+        live.left = Some((change_counter(&head), live.file.stat()?.len));
+        Ok(live)
     }
 
     /// What files must lead on from, if the output is at `txid`.
@@ -128,43 +126,31 @@ impl Live {
     ) -> Result<()> {
         self.lock(stop)?;
         let result = self.apply_locked(image, map, pages);
-        let unlocked = self.conn.execute("ROLLBACK");
+        let Some(conn) = &mut self.conn else { return Err(Error::new(ErrorKind::Internal, "no connection")) };
+        let unlocked = conn.execute("ROLLBACK");
         if result.is_err() {
-            self.left = None;
+            (self.left, self.schema) = (None, Schema::default());
             // If there is a journal, this plays it back; if it cannot, the next reader will.
-            let _ = self.conn.query("PRAGMA schema_version");
+            let _ = conn.query("PRAGMA schema_version");
         }
         result.and(unlocked)
     }
 
-    fn lock(&mut self, stop: &CancellationToken) -> Result<()> {
-        let began = self.world.clock.elapsed();
-        loop {
-            if stop.is_cancelled() {
-                return Err(Error::new(ErrorKind::Cancelled, "follow mode was stopped"));
-            }
-            match self.conn.execute("BEGIN EXCLUSIVE") {
-                Err(err) if err.kind() == ErrorKind::Busy => {
-                    if self.world.clock.elapsed().saturating_sub(began) > LOCK_PATIENCE {
-                        return Err(err.context("readers hold the database without a pause"));
-                    }
-                    self.world.clock.pause(LOCK_PAUSE);
-                }
-                other => return other,
-            }
-        }
-    }
-
     fn apply_locked(&mut self, image: &dyn File, map: &PageMap, pages: u32) -> Result<()> {
         let (fs, page_size) = (self.world.fs.as_ref(), self.page_size);
-        let mut head = [0; HEADER];
-        read_full_at(self.file.as_ref(), &mut head, 0)?;
-        let (counter, stat) = (change_counter(&head), self.file.stat()?);
+        self.refuse_writing(0)?;
+        let stat = self.file.stat()?;
         let old_pages = u32::try_from(stat.len / u64::from(page_size.get())).unwrap_or(u32::MAX);
-        let same_file = fs.stat_opt(&self.path)?.is_some_and(|now| now.id == self.id);
-        if !same_file || self.left.is_some_and(|left| left != (counter, stat.len)) {
-            return Err(foreign().at(self.path.display()));
+        let mut old = vec![0; page_size.len()];
+        read_full_at(self.file.as_ref(), &mut old, 0)?;
+        let mut first_page = old.clone();
+        if map.has(1) {
+            read_full_at(image, &mut first_page, 0)?;
         }
+        let moved = self.schema.may_change(self.file.as_ref(), page_size, map, &old, &first_page)?;
+        let moved = moved && !mutant("follow-keeps-cookie");
+        let counter = change_counter(&old).wrapping_add(1);
+        stamp(&mut first_page, counter, pages, cookie(&old).wrapping_add(u32::from(moved)));
 
         let first = std::iter::once(Pgno::FIRST).filter(|_| !map.has(1));
         let changed = first.clone().chain(map.iter()).take_while(|pgno| pgno.get() <= pages);
@@ -187,14 +173,9 @@ impl Live {
             return Err(err);
         }
 
-        let counter = counter.wrapping_add(1);
         self.copy(image, map, pages)?;
         fault_point("follow.pages")?;
-        let mut page = vec![0; page_size.len()];
-        let source = if map.has(1) { image } else { self.file.as_ref() };
-        read_full_at(source, &mut page, 0)?;
-        stamp(&mut page, counter, pages);
-        self.file.write_all_at(&page, 0)?;
+        self.file.write_all_at(&first_page, 0)?;
         let len = u64::from(pages) * u64::from(page_size.get());
         self.file.set_len(len)?;
         if !mutant("follow-not-synced") {
@@ -227,20 +208,16 @@ impl Live {
     }
 }
 
-fn foreign() -> Error {
-    Error::new(ErrorKind::Changed, "another program has changed the output of follow mode")
-        .hint("readers must open it read-only; delete it and its -txid file to restore it again")
-}
-
 /// Makes the first page of the source the first page of the output.
-pub(in crate::restore) fn stamp(page: &mut [u8], counter: u32, pages: u32) {
+pub(super) fn stamp(page: &mut [u8], counter: u32, pages: u32, cookie: u32) {
     page[18..20].copy_from_slice(&[1, 1]);
     page[24..28].copy_from_slice(&counter.to_be_bytes());
     page[28..32].copy_from_slice(&pages.to_be_bytes());
+    page[40..44].copy_from_slice(&cookie.to_be_bytes());
     page[92..96].copy_from_slice(&counter.to_be_bytes());
 }
 
-pub(in crate::restore) fn change_counter(head: &[u8]) -> u32 {
+pub(super) fn change_counter(head: &[u8]) -> u32 {
     u32::from_be_bytes([head[24], head[25], head[26], head[27]])
 }
 

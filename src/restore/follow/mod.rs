@@ -10,6 +10,8 @@
 
 mod journal;
 mod live;
+mod lock;
+mod schema;
 mod state;
 
 use std::collections::HashSet;
@@ -32,7 +34,7 @@ use super::survey::Plan;
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::{FileInfo, Replica, Stamps};
 use crate::sqlite::Sqlite;
-use crate::sys::{File, OpenMode, OwnerMode, World, blocking, mutant, read_full_at, unique_temp_path};
+use crate::sys::{File, FileKind, OpenMode, OwnerMode, World, blocking, mutant, read_full_at, unique_temp_path};
 use crate::types::{Level, Timestamp, Txid, format_duration};
 use live::Live;
 pub(super) use state::StateFiles;
@@ -82,7 +84,8 @@ pub async fn follow(
     };
     let owner_mode = existing.map_or(OwnerMode::DEFAULT_FILE, |stat| stat.owner_mode);
     let state = StateFiles::new(world, output, owner_mode);
-    let (txid, floor) = match existing {
+    // An empty file is no database.
+    let (txid, floor) = match existing.filter(|stat| stat.kind != FileKind::File || stat.len > 0) {
         None => {
             let txid = begin(world, replica, &following.request, check, state.clone()).await?;
             reached(Milestone::Restored);
@@ -92,7 +95,7 @@ pub async fn follow(
     };
     let live = {
         let (world, output) = (world.clone(), output.to_owned());
-        blocking(move || Live::open(&world, &output, sqlite.as_ref())).await?
+        blocking(move || Live::open(&world, &output, sqlite)).await?
     };
     reached(Milestone::Following);
     info!(
@@ -126,7 +129,8 @@ pub(super) fn make_followable(database: &dyn File, pages: u32) -> Result<()> {
     let mut head = vec![0; 100];
     read_full_at(database, &mut head, 0)?;
     let counter = live::change_counter(&head);
-    live::stamp(&mut head, counter, pages);
+    let cookie = schema::cookie(&head);
+    live::stamp(&mut head, counter, pages, cookie);
     database.write_all_at(&head, 0)
 }
 
