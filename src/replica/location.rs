@@ -6,7 +6,8 @@ pub(crate) fn store_of(location: &str) -> String {
         return location.rsplit_once('/').map_or(location, |(above, _)| above).to_owned();
     };
     // Two services may have buckets of one name.
-    let (path, service) = rest.split_once('?').map_or((rest, String::new()), |(path, query)| (path, format!("?{query}")));
+    let (path, service) =
+        rest.split_once('?').map_or((rest, String::new()), |(path, query)| (path, format!("?{query}")));
     format!("{scheme}://{}{service}", path.split('/').next().unwrap_or_default())
 }
 

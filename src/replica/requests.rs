@@ -10,16 +10,16 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-pub use super::stats::{Operation, Request, RequestStats};
 use super::hurry::in_a_hurry;
 use super::location::store_of;
+pub use super::stats::{Operation, Request, RequestStats};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{LogLimiter, World};
 

@@ -296,6 +296,14 @@ impl Health {
         lock(remote).trouble = Some(trouble(world, err, failures, retry_in));
     }
 
+    /// What is wrong with the log, if anything is.
+    pub(super) fn local_error(&self) -> Option<Error> {
+        let local = lock(&self.local);
+        let trouble = local.status.trouble.as_ref()?;
+        let error = Error::new(ErrorKind::Unavailable, trouble.error.clone());
+        Some(trouble.hint.into_iter().fold(error, Error::hint))
+    }
+
     /// Where the local side stands.
     pub(super) fn local(&self, world: &World) -> LocalStatus {
         let local = lock(&self.local);

@@ -150,7 +150,9 @@ impl Keeper {
                 error!(system = "store", db = %db, path = %self.database.path().display(), error = %err, hint, databases,
                     failures, outage, "l0 retention enforcement failed");
             }
-            _ => warn!(system = "store", db = %db, error = %err, hint, databases, failures, outage, "validation failed"),
+            _ => {
+                warn!(system = "store", db = %db, error = %err, hint, databases, failures, outage, "validation failed")
+            }
         }
     }
 

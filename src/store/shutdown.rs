@@ -65,7 +65,10 @@ impl Limits {
 
     /// The same, but no longer than `limit`.
     pub(super) fn within(policy: ShutdownPolicy, limit: Duration) -> Self {
-        Self { policy: ShutdownPolicy { timeout: policy.timeout.min(limit), ..policy }, until: far(Instant::now(), limit) }
+        Self {
+            policy: ShutdownPolicy { timeout: policy.timeout.min(limit), ..policy },
+            until: far(Instant::now(), limit),
+        }
     }
 
     fn one_attempt(&self) -> bool {
@@ -94,11 +97,7 @@ fn far(from: Instant, limit: Duration) -> Instant {
 
 /// Stops the tasks of all databases, then syncs, uploads and closes them, as long as the limits say. Those whose
 /// replicas may lack commits come back.
-pub(super) async fn close_all(
-    entries: &[Arc<Entry>],
-    limits: Limits,
-    interrupt: &CancellationToken,
-) -> Vec<PathBuf> {
+pub(super) async fn close_all(entries: &[Arc<Entry>], limits: Limits, interrupt: &CancellationToken) -> Vec<PathBuf> {
     entries.iter().for_each(|entry| entry.cancel());
     let places = Semaphore::new(AT_ONCE);
     let one = |entry: &Arc<Entry>| {
@@ -129,7 +128,9 @@ async fn close_entry(entry: &Entry, final_sync: &FinalSync<'_>, places: &Semapho
     let _turn = turn.map_err(|why| final_sync.error(why, 0, None))?;
     let Some(mut running) = entry.take() else { return Ok(()) };
     let synced = final_sync.stop_and_sync(&mut running, places).await;
-    let patience = if interrupt.is_cancelled() { CLOSING } else { limits.left().max(CLOSING) };
+    // What was never opened has nothing to close but what a step may be opening now.
+    let hurry = interrupt.is_cancelled() || !running.database.was_opened();
+    let patience = if hurry { CLOSING } else { limits.left().max(CLOSING) };
     let closing = async {
         running.tasks.abandon().await;
         running.database.close().await
@@ -176,6 +177,13 @@ struct Failed {
 
 impl FinalSync<'_> {
     async fn stop_and_sync(&self, running: &mut Running, places: &Semaphore) -> Result<()> {
+        if !running.database.was_opened()
+            && let Some(error) = running.database.health().local_error()
+        {
+            // What could not be opened so far is not waited for: it was tried a moment ago.
+            running.tasks.abandon().await;
+            return Err(error);
+        }
         self.stop(running).await?;
         self.sync(&running.database, places).await
     }
@@ -184,7 +192,8 @@ impl FinalSync<'_> {
     async fn stop(&self, running: &mut Running) -> Result<()> {
         let Running { tasks, database, .. } = running;
         let patience = if self.limits.one_attempt() { STOPPING_IN_A_HURRY } else { STOPPING };
-        if tokio::time::timeout(patience, self.limits.wait(self.interrupt, tasks.stop())).await.is_ok_and(|w| w.is_ok()) {
+        if tokio::time::timeout(patience, self.limits.wait(self.interrupt, tasks.stop())).await.is_ok_and(|w| w.is_ok())
+        {
             return Ok(());
         }
         if self.limits.one_attempt() {
@@ -236,7 +245,8 @@ impl FinalSync<'_> {
                     "shutdown sync failed, retrying (press Ctrl+C again to skip)");
             }
             last = Some(error);
-            if self.limits.wait(self.interrupt, tokio::time::sleep(policy.interval)).await == Err(GivenUp::Interrupted) {
+            if self.limits.wait(self.interrupt, tokio::time::sleep(policy.interval)).await == Err(GivenUp::Interrupted)
+            {
                 warn!(system = "store", db = %database.name(), attempts, duration = duration(started.elapsed()),
                     "shutdown sync interrupted by signal");
                 return Err(self.error(GivenUp::Interrupted, attempts, last));

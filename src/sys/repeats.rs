@@ -119,8 +119,9 @@ mod tests {
     fn an_outage_of_many_is_told_once_then_counted_then_over() {
         let repeats = Repeats::new(at(30));
         let names: Vec<String> = (0..49).map(|n| format!("{n}.db")).collect();
-        let told: Vec<Standing> =
-            (0..60).flat_map(|t| names.iter().filter_map(|who| repeats.failed(at(t), "s3", who)).collect::<Vec<_>>()).collect();
+        let told: Vec<Standing> = (0..60)
+            .flat_map(|t| names.iter().filter_map(|who| repeats.failed(at(t), "s3", who)).collect::<Vec<_>>())
+            .collect();
         assert_eq!(told, [standing(1, 1, 0), standing(49, 30 * 49 + 1, 30)]);
         assert!(told[0].is_first());
         let over: Vec<_> = names.iter().flat_map(|who| repeats.succeeded(at(61), who, |_| true)).collect();

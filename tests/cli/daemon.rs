@@ -481,18 +481,44 @@ fn ended_within(child: &mut Child, limit: Duration) -> Option<i32> {
     panic!("still there after {limit:?}");
 }
 
+/// A replica of a service at a port of this machine.
+fn at_port(port: u16, path: &str) -> String {
+    format!(
+        "{{type: s3, bucket: b, path: {path}, endpoint: 'http://127.0.0.1:{port}', region: us-east-1, force-path-style: \
+         true, access-key-id: a, secret-access-key: b}}"
+    )
+}
+
+/// A service that refuses everything with this status.
+fn refusing(status: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head);
+            let _ = stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes());
+        }
+    });
+    port
+}
+
 #[test]
 fn what_waiting_cannot_cure_ends_the_daemon_at_once_and_its_exit_code_says_so() {
     let scratch = Scratch::new();
     database(&scratch.path("app.db"));
-    scratch.write("file", "");
+    database(&scratch.path("locked.db"));
     scratch.write("junk.db", &"no database ".repeat(1000));
-    for (path, replica) in [("app.db", "file/rep"), ("junk.db", "rep")] {
-        let mut child = bare(&format!("dbs: [{{path: {path}, replica: {{path: {replica}}}}}]"), &scratch);
-        std::thread::sleep(Duration::from_secs(1));
+    let locked = rusqlite::Connection::open(scratch.path("locked.db")).unwrap();
+    locked.execute_batch("pragma locking_mode = exclusive; begin exclusive; commit; begin exclusive").unwrap();
+    let refused = at_port(refusing("403 Forbidden"), "app");
+    for (path, replica) in [("app.db", refused.as_str()), ("junk.db", "{path: rep}"), ("locked.db", "{path: rep}")] {
+        let mut child = bare(&format!("dbs: [{{path: {path}, replica: {replica}}}]"), &scratch);
+        std::thread::sleep(Duration::from_millis(2500));
         kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
         // The default shutdown timeout is 30 s.
-        assert_eq!(ended_within(&mut child, Duration::from_secs(10)), Some(1), "{}", logged(&scratch));
+        assert_eq!(ended_within(&mut child, Duration::from_secs(5)), Some(1), "{}", logged(&scratch));
         assert!(logged(&scratch).contains("failed to close database"));
     }
 }
@@ -500,14 +526,11 @@ fn what_waiting_cannot_cure_ends_the_daemon_at_once_and_its_exit_code_says_so() 
 #[test]
 fn a_store_that_never_answers_keeps_the_daemon_no_longer_than_its_timeout_and_a_second_signal_ends_it() {
     let hole = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = hole.local_addr().unwrap().port();
+    let replica = at_port(hole.local_addr().unwrap().port(), "app");
     let scratch = Scratch::new();
     database(&scratch.path("app.db"));
     for (timeout, signals, limit) in [("2s", 1, 6), ("60s", 2, 4)] {
-        let config = format!(
-            "shutdown-sync-timeout: {timeout}\ndbs: [{{path: app.db, replica: {{type: webdav, \
-             webdav-url: 'http://127.0.0.1:{port}', path: app}}}}]"
-        );
+        let config = format!("shutdown-sync-timeout: {timeout}\ndbs: [{{path: app.db, replica: {replica}}}]");
         let mut child = bare(&config, &scratch);
         std::thread::sleep(Duration::from_secs(1));
         for _ in 0..signals {
@@ -515,6 +538,7 @@ fn a_store_that_never_answers_keeps_the_daemon_no_longer_than_its_timeout_and_a_
             std::thread::sleep(Duration::from_millis(300));
         }
         assert_eq!(ended_within(&mut child, Duration::from_secs(limit)), Some(1), "{}", logged(&scratch));
+        assert!(logged(&scratch).contains("litestream shut down"));
     }
 }
 
@@ -522,7 +546,7 @@ fn a_store_that_never_answers_keeps_the_daemon_no_longer_than_its_timeout_and_a_
 fn signals_for_the_process_group_do_not_end_the_daemon_and_reach_the_application_as_usual() {
     let scratch = Scratch::new();
     database(&scratch.path("app.db"));
-    let config = "exec: \"grep -E 'Sig(Ign|Blk)' /proc/self/status\"\ndbs: [{path: app.db, replica: {path: rep}}]";
+    let config = "exec: \"/bin/grep -E 'Sig(Ign|Blk)' /proc/self/status\"\ndbs: [{path: app.db, replica: {path: rep}}]";
     let mut child = bare(config, &scratch);
     assert_eq!(ended_within(&mut child, PATIENCE), Some(0));
     let log = logged(&scratch);
@@ -569,9 +593,7 @@ fn many_databases_in_one_outage_are_one_line() {
     let port = free_port();
     let mut text = "shutdown-sync-timeout: 1s\ndbs:\n".to_owned();
     for name in &names {
-        text.push_str(&format!(
-            " - {{path: {name}, replica: {{type: webdav, webdav-url: 'http://127.0.0.1:{port}', path: {name}}}}}\n"
-        ));
+        text.push_str(&format!(" - {{path: {name}, replica: {}}}\n", at_port(port, name)));
     }
     let mut child = bare(&text, &scratch);
     std::thread::sleep(Duration::from_secs(8));

@@ -27,7 +27,8 @@ SECRETS = {
 
 
 class BlackHole:
-    """Accepts everybody, reads what comes, says nothing."""
+    """Accepts everybody, reads what comes, says nothing, but for a greeting: with it a WebDAV replica gets past the start.
+    An SFTP or NATS replica does not, so those daemons are ended while they start."""
 
     def __init__(self):
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -42,10 +43,26 @@ class BlackHole:
     @staticmethod
     def _swallow(connection):
         try:
-            while connection.recv(65536):
-                pass
+            while asked := connection.recv(65536):
+                if asked.startswith(b"OPTIONS "):
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nDAV: 1\r\nContent-Length: 0\r\n\r\n")
         except OSError:
             pass
+
+
+def refusing(status, text):
+    """The port of a service that refuses everything."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+
+    def answer():
+        while True:
+            connection, _ = listener.accept()
+            connection.recv(65536)
+            connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n{text}".encode())
+            connection.close()
+
+    threading.Thread(target=answer, daemon=True).start()
+    return listener.getsockname()[1]
 
 
 def unused_port():
@@ -191,22 +208,25 @@ def hopeless(rig, kinds):
         holder = common.Db(case.db)
         holder.execute("PRAGMA locking_mode = exclusive")
         holder.execute("BEGIN EXCLUSIVE")
-        took, code = case.start().end(SLACK)
+        took, code = case.start(2.5).end(1)
         holder.close()
-        return "a database that is locked", took <= SLACK and code == 1, f"{took:.1f} s, exit {code}"
+        return "a database that is locked", took <= 1 and code == 1, f"{took:.1f} s, exit {code}"
 
-    def not_allowed():
-        case = Case(rig, "not allowed", {"path": str(rig.dir / "nobody" / "replica")})
-        (rig.dir / "nobody").write_text("a file where a directory is needed")
+    def refused(status, text):
+        name = f"a store that answers {status}"
+        case = Case(rig, name, replicas(refusing(status, text))["s3"])
         took, code = case.start().end(1)
-        return "a replica that cannot be made", took <= 1 and code == 1, f"{took:.1f} s, exit {code}"
+        return name, took <= 1 and code == 1, f"{took:.1f} s, exit {code}"
 
     def silent():
         case = Case(rig, "idle", {"path": str(rig.dir / "idle-replica")})
         took, code = case.start().end(1)
         return "a healthy replica", took <= 1 and code == 0, f"{took:.1f} s, exit {code}"
 
-    yield from (junk, locked, not_allowed, silent)
+    error = "<Error><Code>{}</Code><Message>no</Message></Error>"
+    yield from (junk, locked, silent)
+    yield lambda: refused("403 Forbidden", error.format("SignatureDoesNotMatch"))
+    yield lambda: refused("404 Not Found", error.format("NoSuchBucket"))
 
 
 def strays(rig, kinds):

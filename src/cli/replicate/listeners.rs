@@ -121,7 +121,8 @@ impl Listeners {
                 let (context, addr) = (context.clone(), addr.clone());
                 async move { EndpointServer::start(context, &addr).await.inspect(|_| drop(EndpointServer::announce(&addr))) }
             };
-            self.waiting.endpoint = keep_trying(&self.this, start, |listeners, server| listeners.endpoint = Some(server));
+            self.waiting.endpoint =
+                keep_trying(&self.this, start, |listeners, server| listeners.endpoint = Some(server));
         }
         self.endpoint = place.taken();
         Ok(())

@@ -37,7 +37,8 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
         caught = signals.next() => {
             signal_received(caught);
             info!("litestream shut down");
-            return Ok(());
+            let early = Error::new(ErrorKind::Cancelled, "stopped before anything was replicated");
+            return if config.dbs.is_empty() { Ok(()) } else { Err(early.into()) };
         }
     };
     let Opened { mcp, databases, directories, store } = opened;
