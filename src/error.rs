@@ -158,7 +158,10 @@ pub fn kind_of_io(err: &std::io::Error) -> ErrorKind {
     match err.kind() {
         Io::NotFound => ErrorKind::NotFound,
         Io::AlreadyExists => ErrorKind::Exists,
-        Io::PermissionDenied => ErrorKind::PermissionDenied,
+        // Nobody may write to what is mounted read-only.
+        Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::PermissionDenied,
+        // The one who has the address may be about to end.
+        Io::AddrInUse => ErrorKind::Busy,
         Io::StorageFull | Io::QuotaExceeded => ErrorKind::DiskFull,
         Io::InvalidInput => ErrorKind::Invalid,
         Io::InvalidData | Io::UnexpectedEof => match err.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
@@ -235,6 +238,12 @@ mod tests {
         assert_eq!(Error::io("write", os).kind(), ErrorKind::DiskFull);
         let quota = std::io::Error::from_raw_os_error(122);
         assert_eq!(Error::io("write", quota).kind(), ErrorKind::DiskFull);
+    }
+
+    #[test]
+    fn a_read_only_file_system_gives_no_permission() {
+        let os = std::io::Error::from_raw_os_error(30);
+        assert_eq!(Error::io("write", os).kind(), ErrorKind::PermissionDenied);
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod usage;
 mod version;
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use crate::config::{self, Config, Environment, ExpandEnv, LogFormat, LoggingSettings, Surroundings};
 use crate::error::Error;
@@ -121,13 +122,24 @@ impl App {
 
 /// Runs the asynchronous part of a command.
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    block_on_within(Duration::from_secs(3), work)
+}
+
+/// The same, with a limit for steps that are still at work when the command has ended: they may tidy up, but one that
+/// hangs must not keep the program.
+fn block_on_within<T>(limit: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Threads for file work come and go with it: an idle daemon keeps none.
-        .thread_keep_alive(std::time::Duration::from_millis(500))
+        .thread_keep_alive(Duration::from_millis(500))
         .build()
         .map_err(|err| Error::io("start runtime", err))?;
-    runtime.block_on(work)
+    let done = runtime.block_on(async {
+        process::outlive_stray_signals()?;
+        work.await
+    });
+    runtime.shutdown_timeout(limit);
+    done
 }
 
 /// Why a command did not succeed.

@@ -42,6 +42,19 @@ impl Caught {
     }
 }
 
+/// Signals that are meant for somebody else, and reach us because they are sent to our whole process group, end the
+/// program no longer. They are caught and not ignored: what is ignored would stay so in the application of `-exec`. The
+/// broken pipe is ignored from the start, and `std` sees to it for children.
+///
+/// Must be called inside the runtime.
+pub(super) fn outlive_stray_signals() -> Result<()> {
+    for kind in [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm()] {
+        // What catches them stays when this is dropped.
+        drop(signal(kind).map_err(|err| Error::io("catch signals", err))?);
+    }
+    Ok(())
+}
+
 /// SIGINT and SIGTERM, from the moment this is made: they no longer end the process.
 #[derive(Debug)]
 pub(super) struct Signals {

@@ -15,7 +15,9 @@ mod find;
 mod from_header;
 #[cfg(feature = "gs")]
 pub mod gs;
+mod hurry;
 mod layout;
+mod location;
 pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;
@@ -51,7 +53,9 @@ pub(crate) use bridge::{FedReader, bridge};
 pub use build::build;
 pub use client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
 pub use find::find_replicas;
+pub(crate) use hurry::hurried;
 pub use layout::Layout;
+pub(crate) use location::store_of;
 pub use replica::{FileInfo, Replica};
 pub use stats::{Operation, Request, RequestStats};
 pub use stream::once;

@@ -3,16 +3,25 @@
 //!
 //! This sits below [`ReplicaClient`](super::ReplicaClient) and not around it, because only here is the body
 //! of an upload at hand a second time: the stream given to `put` can be read once.
+//!
+//! A deadline bounds silence and not the whole attempt: whoever moves bytes calls [`progress`], and a slow transfer
+//! goes on for as long as it gets on.
 
+use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
+use super::hurry::in_a_hurry;
+use super::location::store_of;
 pub use super::stats::{Operation, Request, RequestStats};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::World;
+use crate::sys::{LogLimiter, World};
 
 /// Why one attempt failed.
 #[derive(Debug)]
@@ -55,8 +64,85 @@ impl RetryPolicy {
 /// bring a small service down.
 const IN_FLIGHT: usize = 64;
 
-/// Failures before the operator hears that something is being retried.
+/// Failures of a request before the operator hears that something is being retried.
 const QUIET_FAILURES: u32 = 2;
+/// Between two lines about the requests to one store.
+const SPACING: Duration = Duration::from_secs(30);
+
+/// How long a store that is only asked may be silent before it is asked again, on another connection: the first one
+/// may have died without a word.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
+/// How long the failed attempts of one question may take together. Whoever waits for a restore is told within half a
+/// minute that the store does not answer.
+const NO_ANSWER: Duration = Duration::from_secs(25);
+/// How long a store may be silent that was given something to do: it may be copying what it was sent.
+const NO_EFFECT: Duration = Duration::from_secs(60);
+/// Bytes a second that a line is believed to carry. What was handed to the system may be on its way for so long.
+const SLOW_LINE: u64 = 64 * 1024;
+
+tokio::task_local! {
+    /// When the attempt that runs here last got on.
+    static PULSE: Pulse;
+}
+
+/// When an attempt last got on.
+#[derive(Debug, Clone)]
+pub(crate) struct Pulse {
+    began: Instant,
+    /// Milliseconds from there.
+    last: Arc<AtomicU64>,
+}
+
+impl Pulse {
+    fn new() -> Self {
+        Self { began: Instant::now(), last: Arc::default() }
+    }
+
+    /// The one of the attempt that runs here, for whoever moves its bytes elsewhere.
+    #[cfg(feature = "web")]
+    pub(crate) fn here() -> Option<Self> {
+        PULSE.try_with(Clone::clone).ok()
+    }
+
+    /// It got on.
+    pub(crate) fn beat(&self) {
+        let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.fetch_max(since, Ordering::Relaxed);
+    }
+
+    fn last(&self) -> Instant {
+        self.began + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+
+    /// Ends once nothing has got on for so long.
+    async fn silent_for(&self, limit: Duration) {
+        loop {
+            let until = self.last() + limit;
+            tokio::time::sleep_until(until).await;
+            if self.last() + limit <= until {
+                return;
+            }
+        }
+    }
+}
+
+/// Says that the attempt that runs here got on.
+pub(crate) fn progress() {
+    // Outside of an attempt nobody waits for it.
+    let _ = PULSE.try_with(Pulse::beat);
+}
+
+/// Runs a part of an attempt that has a limit of its own.
+#[cfg(any(feature = "abs", feature = "gs"))]
+pub(crate) async fn bounded_by_itself<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    loop {
+        if let Ok(done) = tokio::time::timeout(Duration::from_secs(1), work.as_mut()).await {
+            return done;
+        }
+        progress();
+    }
+}
 
 /// Runs the requests of one client.
 #[derive(Debug, Clone)]
@@ -79,6 +165,31 @@ pub(crate) struct Call<'a> {
     pub(crate) bytes: u64,
 }
 
+impl Call<'_> {
+    /// Whether the store is only asked, and given nothing to do.
+    fn asks(&self) -> bool {
+        self.bytes == 0 && matches!(self.operation, Operation::Get | Operation::List)
+    }
+
+    /// How long an attempt may be silent if those before it have taken `spent`.
+    fn patience(&self, spent: Duration) -> Duration {
+        // A slow line must be able to finish.
+        let under_way = Duration::from_secs(self.bytes / SLOW_LINE);
+        match in_a_hurry() {
+            Some(patience) => patience + under_way,
+            None if self.asks() && spent.is_zero() => FIRST_ANSWER,
+            // Never nothing: an attempt that is made can succeed.
+            None if self.asks() => NO_ANSWER.saturating_sub(spent).max(Duration::from_secs(1)),
+            None => NO_EFFECT + under_way,
+        }
+    }
+
+    /// Whether failed attempts have taken so long that another one is for nothing.
+    fn is_answerless(&self, spent: Duration) -> bool {
+        self.asks() && spent >= NO_ANSWER
+    }
+}
+
 impl Requests {
     pub(crate) fn new(world: World) -> Self {
         Self { world, policy: RetryPolicy::DEFAULT, stats: Arc::default() }
@@ -99,14 +210,24 @@ impl Requests {
         call: Call<'_>,
         attempt: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
+        self.attempt(call, call.patience(Duration::ZERO), attempt).await
+    }
+
+    async fn attempt<T>(
+        &self,
+        call: Call<'_>,
+        patience: Duration,
+        attempt: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
         static PERMITS: Semaphore = Semaphore::const_new(IN_FLIGHT);
-        // A slow line must be able to finish: 64 KiB/s.
-        let deadline = Duration::from_secs(60) + Duration::from_secs(call.bytes / (64 * 1024));
         let permit = PERMITS.acquire().await;
         let began = self.world.clock.elapsed();
-        let outcome = match tokio::time::timeout(deadline, attempt).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(timed_out(call, deadline)),
+        let pulse = Pulse::new();
+        let attempt = pin!(PULSE.scope(pulse.clone(), attempt));
+        let outcome = tokio::select! {
+            biased;
+            outcome = attempt => outcome,
+            () = pulse.silent_for(patience) => Err(timed_out(call, patience)),
         };
         drop(permit);
         self.stats.record(&Request {
@@ -132,28 +253,35 @@ impl Requests {
         F: Future<Output = Result<T, Failure>>,
     {
         let mut failures = 0;
+        let mut spent = Duration::ZERO;
         loop {
+            let began = Instant::now();
             // Requests of SDKs are states of many KiB: on the heap, they do not grow whoever waits for one.
-            let outcome = self.once(call, Box::pin(attempt(failures))).await;
+            let outcome = self.attempt(call, call.patience(spent), Box::pin(attempt(failures))).await;
             let failure = match outcome {
                 Ok(done) => return Ok(done),
                 Err(failure) => failure,
             };
             failures += 1;
-            if failures >= self.policy.attempts || !may_pass(failure.error.kind()) {
+            spent += began.elapsed();
+            let enough = failures >= self.policy.attempts || in_a_hurry().is_some() || call.is_answerless(spent);
+            if enough || !may_pass(failure.error.kind()) {
                 return Err(match failure.retry_after {
                     Some(asked) => failure.error.asks_to_wait(asked),
                     None => failure.error,
                 });
             }
             let wait = self.policy.wait(failures, failure.retry_after, self.world.random.next_u64());
-            if failures == QUIET_FAILURES {
+            if failures >= QUIET_FAILURES
+                && let Some(repeated) = told(self.world.clock.elapsed(), call.target, &failure.error)
+            {
                 tracing::warn!(
                     replica = call.kind,
                     operation = call.operation.name(),
                     target = call.target,
                     error = %failure.error,
                     hint = failure.error.hint_text(),
+                    failures = Some(repeated).filter(|count| *count > 1),
                     "storage request failed, retrying"
                 );
             }
@@ -173,6 +301,18 @@ fn timed_out(call: Call<'_>, deadline: Duration) -> Failure {
     }
 }
 
+/// Counts a failure at monotonic time `now`. How many there were since the last line, if it is time for another: all
+/// requests to a store share their lines.
+fn told(now: Duration, target: &str, err: &Error) -> Option<u64> {
+    type Lines = HashMap<(String, ErrorKind), (LogLimiter, u64)>;
+    static LINES: LazyLock<Mutex<Lines>> = LazyLock::new(Mutex::default);
+    let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let new = || (LogLimiter::new(SPACING), 0);
+    let (limiter, count) = lines.entry((store_of(target), err.kind())).or_insert_with(new);
+    *count += 1;
+    limiter.allow(now, err).then(|| std::mem::take(count))
+}
+
 /// Whether another attempt of the same request can help.
 fn may_pass(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Unavailable | ErrorKind::Busy)
@@ -182,6 +322,7 @@ fn may_pass(kind: ErrorKind) -> bool {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use super::super::hurry::hurried;
     use super::*;
 
     const CALL: Call<'static> = Call { operation: Operation::Put, kind: "s3", target: "k", objects: 1, bytes: 10 };
@@ -235,6 +376,55 @@ mod tests {
             })
             .await;
         assert_eq!(done.unwrap(), 1);
+    }
+
+    /// How long it takes until a store that never answers is given up.
+    async fn given_up_after(call: Call<'_>) -> (Duration, Error) {
+        let requests = Requests::new(World::system());
+        let began = Instant::now();
+        let done: Result<()> = requests.run(call, |_| std::future::pending()).await;
+        (began.elapsed(), done.unwrap_err())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_never_answers_a_question_is_given_up_within_half_a_minute() {
+        for operation in [Operation::Get, Operation::List] {
+            let (took, err) = given_up_after(Call { operation, bytes: 0, ..CALL }).await;
+            assert!(took < Duration::from_secs(27), "{took:?}");
+            assert_eq!(err.kind(), ErrorKind::Unavailable);
+            assert!(err.to_string().contains("no answer within"), "{err}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_transfer_is_never_cut_while_it_gets_on() {
+        let requests = Requests::new(World::system());
+        for operation in [Operation::Get, Operation::Put] {
+            let done = requests
+                .once(Call { operation, bytes: 0, ..CALL }, async {
+                    for _ in 0..100 {
+                        tokio::time::sleep(Duration::from_secs(9)).await;
+                        progress();
+                    }
+                    Ok(())
+                })
+                .await;
+            assert!(done.is_ok());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_in_a_hurry_tries_once_and_waits_little() {
+        let began = Instant::now();
+        let patience = Duration::from_secs(2);
+        let (took, _) = hurried(patience, given_up_after(CALL)).await;
+        assert_eq!(took, patience);
+        let requests = Requests::new(World::system());
+        let done: Result<()> =
+            hurried(patience, requests.run(CALL, |_| async { Err(failure(ErrorKind::Unavailable, None)) })).await;
+        assert_eq!(done.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(requests.stats().count(Operation::Put), (0, 1));
+        assert_eq!(began.elapsed(), patience);
     }
 
     #[test]

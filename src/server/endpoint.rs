@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use tokio::net::TcpListener;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::Context;
 use super::http::{Handler, JSON, Limits, Request, Response, Serving, TEXT, not_found, respond, serve};
@@ -47,34 +47,34 @@ pub struct EndpointServer {
 }
 
 impl EndpointServer {
-    /// Says where metrics are to be found, and answers there from then on. An address that cannot
-    /// be listened on is logged; the program goes on without the endpoint.
+    /// Answers at an address from then on.
+    ///
+    /// # Errors
+    /// It cannot be listened on.
+    pub async fn start(context: Context, addr: &str) -> Result<Self> {
+        let listener = listen(addr).await?;
+        // What is said of it is the reference's line, and says less than what is so.
+        if let Some(at) = listener.local_addr().ok().filter(|at| at.ip().is_unspecified()) {
+            warn!(
+                address = %at,
+                hint = "whoever reaches this host can read them; addr: \"127.0.0.1:PORT\" keeps them on it",
+                "metrics and status page are served on all interfaces"
+            );
+        }
+        let limits = Limits { connections: 256, ..Limits::default() };
+        let endpoint = Endpoint { context, readiness: Readiness::default() };
+        Ok(Self { serving: serve(listener, endpoint, limits) })
+    }
+
+    /// Says where metrics are to be found.
     ///
     /// # Errors
     /// The address has no port.
-    pub async fn start(context: Context, addr: &str) -> Result<Option<Self>> {
+    pub fn announce(addr: &str) -> Result<()> {
         let (host, port) = check_address(addr)?;
         let shown = if host.is_empty() { "localhost" } else { host };
         info!(url = %format_args!("http://{shown}:{port}/metrics"), "serving metrics on");
-        match listen(addr).await {
-            Ok(listener) => {
-                // The line above is the reference's, and says less than what is so.
-                if let Some(at) = listener.local_addr().ok().filter(|at| at.ip().is_unspecified()) {
-                    warn!(
-                        address = %at,
-                        hint = "whoever reaches this host can read them; addr: \"127.0.0.1:PORT\" keeps them on it",
-                        "metrics and status page are served on all interfaces"
-                    );
-                }
-                let limits = Limits { connections: 256, ..Limits::default() };
-                let endpoint = Endpoint { context, readiness: Readiness::default() };
-                Ok(Some(Self { serving: serve(listener, endpoint, limits) }))
-            }
-            Err(err) => {
-                error!(error = %err, "cannot start metrics server");
-                Ok(None)
-            }
-        }
+        Ok(())
     }
 
     /// Accepts nobody any more.

@@ -14,12 +14,13 @@ use std::time::Duration;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode};
 use serde_json::{Map, Value, json};
-use tracing::{error, info, warn};
+use tracing::warn;
 
 use super::api::line;
 use super::endpoint::{listen, split_address};
 use super::http::{Handler, JSON, Limits, Request, Response, ResponseBody, Serving, TEXT, respond, serve};
 use crate::config::McpSettings;
+use crate::error::{Error, Result};
 use crate::sys::{World, blocking};
 
 /// What a tool came to.
@@ -134,40 +135,31 @@ pub struct McpServer {
 }
 
 impl McpServer {
-    /// Answers from then on. What keeps it from that is logged; the program goes on without it.
-    pub async fn start(world: World, settings: &McpSettings, tools: Arc<dyn Toolbox>) -> Option<Self> {
+    /// Answers from then on.
+    ///
+    /// # Errors
+    /// The address cannot be listened on, or others could reach it and there is no token.
+    pub async fn start(world: World, settings: &McpSettings, tools: Arc<dyn Toolbox>) -> Result<Self> {
         let addr = settings.addr.as_str();
-        info!(addr = %addr, "Starting MCP Streamable HTTP server");
         let no_host = split_address(addr).is_some_and(|(host, _)| host.is_empty());
-        let bind = if no_host && settings.token.is_empty() {
+        let kept_here = no_host && settings.token.is_empty();
+        let bind = if kept_here { format!("127.0.0.1{addr}") } else { addr.to_owned() };
+        let listener = listen(&bind).await?;
+        if kept_here {
             warn!(
                 addr = %addr,
                 hint = "set mcp.token to let others in",
                 "mcp-addr names no host and there is no token: only this machine is answered"
             );
-            format!("127.0.0.1{addr}")
-        } else {
-            addr.to_owned()
-        };
-        let listener = match listen(&bind).await {
-            Ok(listener) => listener,
-            Err(err) => {
-                error!(error = %err, "MCP server error");
-                return None;
-            }
-        };
+        }
         let local = listener.local_addr().is_ok_and(|at: SocketAddr| at.ip().is_loopback());
         if !local && settings.token.is_empty() {
-            error!(
-                error = "mcp-addr is not a loopback address and there is no mcp.token",
-                hint = "set mcp.token, or listen on 127.0.0.1",
-                "MCP server error"
-            );
-            return None;
+            return Err(Error::invalid("mcp-addr is not a loopback address and there is no mcp.token")
+                .hint("set mcp.token, or listen on 127.0.0.1"));
         }
         let limits = Limits { body_bytes: 1 << 20, head: Duration::from_secs(30), ..Limits::default() };
         let mcp = Mcp { world, token: settings.token.expose().to_owned(), local, tools };
-        Some(Self { serving: serve(listener, mcp, limits) })
+        Ok(Self { serving: serve(listener, mcp, limits) })
     }
 
     /// Accepts nobody any more.

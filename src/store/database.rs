@@ -10,12 +10,13 @@ use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 use super::config::DatabaseConfig;
 use super::health::Health;
 use super::recover;
+use super::repeated::{Failing, Repeated};
 use super::targets::Target;
 use crate::db::{Counters, Db, SyncReport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::LocalDir;
 use crate::sqlite::Sqlite;
-use crate::sys::{Follower, Modes, News, World, blocking, mutant};
+use crate::sys::{Follower, Modes, News, Standing, World, blocking, mutant};
 use crate::telemetry::SyncFigures;
 use crate::types::Txid;
 
@@ -37,6 +38,11 @@ pub(super) struct Database {
     health: Arc<Health>,
     /// Set once it was closed for good: another engine may work on its path from then on.
     closed: Arc<AtomicBool>,
+    /// Whether the engine ever had it open.
+    opened: AtomicBool,
+    /// The target, counted from 1, that the last failed pass failed at; 0 = none.
+    blamed: AtomicUsize,
+    repeated: Arc<Repeated>,
 }
 
 /// Bounds the steps that keep a core busy.
@@ -83,6 +89,7 @@ impl Database {
         trust: Duration,
         pool: Arc<Pool>,
         health: Arc<Health>,
+        repeated: Arc<Repeated>,
     ) -> Self {
         let settings =
             Settings { name: config.db.name(), db: config.db.clone(), monitor_interval: config.monitor_interval };
@@ -99,6 +106,9 @@ impl Database {
             seen: News::default(),
             health,
             closed: Arc::default(),
+            opened: AtomicBool::new(false),
+            blamed: AtomicUsize::new(0),
+            repeated,
         }
     }
 
@@ -117,6 +127,36 @@ impl Database {
     /// What others are told about it.
     pub(super) fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// The engine has it open.
+    pub(super) fn note_opened(&self) {
+        self.opened.store(true, Ordering::Release);
+    }
+
+    /// Whether the engine ever had it open.
+    pub(super) fn was_opened(&self) -> bool {
+        self.opened.load(Ordering::Acquire)
+    }
+
+    /// What a pass asked of this target failed.
+    pub(super) fn blame(&self, target: usize) {
+        self.blamed.store(target + 1, Ordering::Release);
+    }
+
+    /// The target that the last pass failed at, if it failed at one.
+    pub(super) fn blamed(&self) -> Option<usize> {
+        self.blamed.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    /// Counts a failure; `target` is the one that failed, if one did. How it stands, if that is to be told.
+    pub(super) fn failed(&self, failing: Failing, target: Option<usize>, err: &Error) -> Option<Standing> {
+        self.repeated.failed(self.world.clock.elapsed(), failing, self, target, err.kind())
+    }
+
+    /// It got through with `concerned`, or nobody tries any more. How the outage stood that is over with that.
+    pub(super) fn succeeded(&self, concerned: impl Fn(Failing) -> bool) -> Option<Standing> {
+        self.repeated.succeeded(self.world.clock.elapsed(), self, concerned)
     }
 
     /// The local LTX directory.
@@ -171,6 +211,7 @@ impl Database {
     }
 
     async fn sync_steps(&self) -> Result<(SyncReport, Option<SyncFigures>)> {
+        self.blamed.store(0, Ordering::Release);
         {
             let mut recovered = self.recovered.lock().await;
             if mutant("store-recovered-by-everybody") && !*recovered {

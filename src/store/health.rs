@@ -86,6 +86,9 @@ struct Local {
     /// Monotonic times that go with `status`.
     current: Duration,
     began: Duration,
+    /// Passes that failed since the last one that did not. While there are any, no look at the log can tell that all of
+    /// it was read.
+    failures: u32,
 }
 
 #[derive(Debug, Default)]
@@ -168,7 +171,7 @@ impl Health {
     pub(super) fn started(&self, world: &World) {
         let now = world.clock.elapsed();
         let mut local = lock(&self.local);
-        (local.current, local.began) = (now, now);
+        (local.current, local.began, local.failures) = (now, now, 0);
         local.status.trouble = None;
         drop(local);
         for (_, remote) in &self.targets {
@@ -185,6 +188,9 @@ impl Health {
         let now = world.clock.elapsed();
         let at = Some(world.clock.now());
         let mut local = lock(&self.local);
+        if local.failures > 0 {
+            return;
+        }
         local.current = now;
         local.status.current_at = at;
         let position = local.status.position;
@@ -220,6 +226,7 @@ impl Health {
             Ok(found) => {
                 let before = local.status.position;
                 local.current = began;
+                local.failures = 0;
                 local.status.current_at = began_wall;
                 local.status.trouble = None;
                 local.status.error = None;
@@ -242,6 +249,12 @@ impl Health {
             }
             Err(err) => {
                 local.status.error = Some(err.to_string());
+                // A pass that was called off says nothing about the log.
+                if err.kind() != ErrorKind::Cancelled {
+                    local.failures = local.failures.saturating_add(1);
+                    // Whoever tries again says when.
+                    local.status.trouble = Some(trouble(world, err, local.failures, Duration::ZERO));
+                }
                 drop(local);
                 self.metrics.failed(took, err.kind() == ErrorKind::DiskFull);
             }
@@ -283,6 +296,14 @@ impl Health {
         lock(remote).trouble = Some(trouble(world, err, failures, retry_in));
     }
 
+    /// What is wrong with the log, if anything is.
+    pub(super) fn local_error(&self) -> Option<Error> {
+        let local = lock(&self.local);
+        let trouble = local.status.trouble.as_ref()?;
+        let error = Error::new(ErrorKind::Unavailable, trouble.error.clone());
+        Some(trouble.hint.into_iter().fold(error, Error::hint))
+    }
+
     /// Where the local side stands.
     pub(super) fn local(&self, world: &World) -> LocalStatus {
         let local = lock(&self.local);
@@ -299,7 +320,7 @@ impl Health {
         let local = lock(&self.local);
         let unread = match &local.status {
             // Whatever was committed since may not have been read.
-            status if status.trouble.is_some() => Some(local.current),
+            status if status.trouble.is_some() || local.failures > 0 => Some(local.current),
             status if status.active => Some(local.began),
             _ => None,
         };
@@ -415,6 +436,38 @@ mod tests {
         bench.health.sync_ended(&bench.world, Err(&err));
         bench.health.local_trouble(&bench.world, &err, 1, Duration::from_secs(1));
         assert_eq!(bench.lag(), 9);
+        bench.sync(1);
+        assert_eq!(bench.lag(), 0);
+        assert_eq!(bench.health.local(&bench.world).trouble, None);
+    }
+
+    /// Whoever ran it, the monitor or somebody who asked: no look at a log that seems untouched makes up for it.
+    #[test]
+    fn a_sync_that_failed_counts_until_one_succeeds() {
+        let bench = Bench::new();
+        bench.sync(1);
+        for n in 0..3 {
+            bench.health.reached(n, txid(1), true);
+        }
+        let last_success = |bench: &Bench| bench.health.targets(&bench.world)[0].last_success;
+        let before = last_success(&bench);
+        for round in 1..=3 {
+            let err = Error::new(ErrorKind::Changed, "wal was restarted while it was looked at");
+            bench.health.sync_begins(&bench.world);
+            bench.health.sync_ended(&bench.world, Err(&err));
+            for _ in 0..60 {
+                bench.advance(1);
+                bench.health.looked(&bench.world, bench.world.clock.elapsed());
+            }
+            assert_eq!(bench.lag(), 60 * round);
+            assert_eq!(last_success(&bench), before);
+            let trouble = bench.health.local(&bench.world).trouble.unwrap();
+            assert_eq!((trouble.error, trouble.failures), (err.to_string(), round as u32));
+        }
+        bench.health.sync_begins(&bench.world);
+        let called_off = Error::new(ErrorKind::Cancelled, "database was stopped");
+        bench.health.sync_ended(&bench.world, Err(&called_off));
+        assert_eq!(bench.lag(), 180);
         bench.sync(1);
         assert_eq!(bench.lag(), 0);
         assert_eq!(bench.health.local(&bench.world).trouble, None);

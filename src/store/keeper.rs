@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::agenda::{Agenda, Ended, Job};
 use super::database::Database;
+use super::repeated::{Failing, counted};
 use super::targets::Target;
 use super::upkeep::Upkeep;
 use crate::compaction::TrustedTime;
 use crate::error::{Error, Result};
-use crate::sys::LogLimiter;
+use crate::telemetry::duration;
 use crate::types::{Level, Txid};
 
-const ERROR_SPACING: Duration = Duration::from_secs(30);
 /// Jobs of one boundary come due within this time of each other; then the order is ours.
 const GATHER: Duration = Duration::from_millis(2);
 
@@ -28,7 +28,17 @@ struct Keeper {
     upkeep: Arc<Upkeep>,
     time: TrustedTime,
     local_done: Option<Txid>,
-    limiter: LogLimiter,
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.database.succeeded(is_upkeep);
+    }
+}
+
+/// Whether it is a keeper that fails at this.
+fn is_upkeep(failing: Failing) -> bool {
+    !matches!(failing, Failing::Sync | Failing::Upload | Failing::FinalSync)
 }
 
 /// Looks after the database until told to stop.
@@ -43,7 +53,7 @@ pub(super) async fn run(database: Arc<Database>, upkeep: Arc<Upkeep>, stop: Canc
     let mut settings = upkeep.watch();
     let mut agenda = Agenda::new(&settings.borrow_and_update().clone(), clock.elapsed());
     let time = TrustedTime::new(clock.now(), clock.elapsed());
-    let mut keeper = Keeper { database, upkeep, time, local_done: None, limiter: LogLimiter::new(ERROR_SPACING) };
+    let mut keeper = Keeper { database, upkeep, time, local_done: None };
     loop {
         let wait = agenda.pause(clock.elapsed()) + GATHER;
         tokio::select! {
@@ -73,34 +83,40 @@ impl Keeper {
             return Ended::NotReady;
         }
         match self.attempt(job, stop).await {
-            Ok(()) => Ended::Done,
-            Err(err) => {
-                self.report(job, &err);
+            Ok(()) => {
+                self.over(what(job));
+                Ended::Done
+            }
+            Err((target, err)) => {
+                self.report(what(job), target, &err);
                 Ended::Failed
             }
         }
     }
 
-    async fn attempt(&mut self, job: Job, stop: &CancellationToken) -> Result<()> {
+    /// An error comes with the target it happened at.
+    async fn attempt(&mut self, job: Job, stop: &CancellationToken) -> Result<(), (usize, Error)> {
         let database = Arc::clone(&self.database);
         let upkeep = Arc::clone(&self.upkeep);
         let mut compacted = false;
-        for target in database.targets() {
+        for (n, target) in database.targets().iter().enumerate() {
+            let at = |err| (n, err);
             match job {
                 Job::Compact(level) => {
-                    compacted |= upkeep.compact(&database, target, level, stop).await? && level.get() == 1;
+                    let wrote = upkeep.compact(&database, target, level, stop).await.map_err(at)?;
+                    compacted |= wrote && level.get() == 1;
                 }
                 Job::Snapshot => {
                     let written = upkeep.snapshot(&database, target).await;
                     // Whatever became of the snapshot: what is expired is expired.
                     let now = self.time.now(upkeep.config().retention.snapshots);
-                    if let Err(err) = upkeep.retain_snapshots(target, now).await {
-                        error!(system = "store", db = %database.name(), error = %err, hint = err.hint_text(),
-                            "retention enforcement failed");
+                    match upkeep.retain_snapshots(target, now).await {
+                        Ok(_) => self.over(Failing::SnapshotRetention),
+                        Err(err) => self.report(Failing::SnapshotRetention, n, &err),
                     }
-                    written?;
+                    written.map_err(at)?;
                 }
-                Job::Validate => upkeep.validate(&database, target).await?,
+                Job::Validate => upkeep.validate(&database, target).await.map_err(at)?,
                 Job::RetainL0 => {}
             }
         }
@@ -111,25 +127,49 @@ impl Keeper {
     }
 
     async fn retain_l0(&mut self) {
-        let done = self.upkeep.retain_l0(&self.database, &self.time, &mut self.local_done).await;
-        if let Err(err) = done {
-            error!(system = "store", db = %self.database.name(), path = %self.database.path().display(), error = %err,
-                hint = err.hint_text(), "l0 retention enforcement failed");
+        match self.upkeep.retain_l0(&self.database, &self.time, &mut self.local_done).await {
+            Ok(()) => self.over(Failing::L0Retention),
+            Err(err) => self.report(Failing::L0Retention, 0, &err),
         }
     }
 
-    fn report(&mut self, job: Job, err: &Error) {
-        if !self.limiter.allow(self.database.world.clock.elapsed(), err) {
-            return;
-        }
+    /// Says what failed, unless that is known.
+    fn report(&self, failing: Failing, target: usize, err: &Error) {
+        let Some(standing) = self.database.failed(failing, Some(target), err) else { return };
+        let (databases, failures, outage) = counted(standing);
         let (db, hint) = (self.database.name(), err.hint_text());
-        let level = match job {
-            Job::Compact(level) => level,
-            Job::Snapshot => Level::SNAPSHOT,
-            Job::Validate | Job::RetainL0 => {
-                return warn!(system = "store", db = %db, error = %err, hint, "validation failed");
+        match failing {
+            Failing::Compaction(level) => {
+                error!(system = "store", db = %db, level, error = %err, hint, databases, failures, outage, "compaction failed");
             }
-        };
-        error!(system = "store", db = %db, level = level.get(), error = %err, hint, "compaction failed");
+            Failing::SnapshotRetention => {
+                error!(system = "store", db = %db, error = %err, hint, databases, failures, outage,
+                    "retention enforcement failed");
+            }
+            Failing::L0Retention => {
+                error!(system = "store", db = %db, path = %self.database.path().display(), error = %err, hint, databases,
+                    failures, outage, "l0 retention enforcement failed");
+            }
+            _ => {
+                warn!(system = "store", db = %db, error = %err, hint, databases, failures, outage, "validation failed")
+            }
+        }
+    }
+
+    /// Says that it works again, if the last one was waited for.
+    fn over(&self, done: Failing) {
+        let Some(over) = self.database.succeeded(|failing| failing == done) else { return };
+        info!(system = "store", db = %self.database.name(), work = done.name(), previous_errors = over.failures,
+            databases = over.failing, outage = duration(over.lasted), "upkeep recovered");
+    }
+}
+
+/// What fails if a job does.
+fn what(job: Job) -> Failing {
+    match job {
+        Job::Compact(level) => Failing::Compaction(level.get()),
+        Job::Snapshot => Failing::Compaction(Level::SNAPSHOT.get()),
+        Job::Validate => Failing::Validation,
+        Job::RetainL0 => Failing::L0Retention,
     }
 }

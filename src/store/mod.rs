@@ -25,6 +25,7 @@ mod monitor;
 mod operate;
 mod recover;
 mod registry;
+mod repeated;
 mod retry;
 mod shutdown;
 mod staged;
@@ -37,6 +38,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,7 +49,9 @@ use operate::refusal;
 pub use operate::{Changed, DatabaseStatus, Managed, RemoteLevel, Synced};
 pub use registry::RunState;
 use registry::{Entry, Refused, Registry};
+use repeated::Repeated;
 use retry::Outages;
+use shutdown::Limits;
 use upkeep::Upkeep;
 pub use watcher::DirWatcher;
 
@@ -55,6 +59,9 @@ use crate::error::Result;
 use crate::sqlite::Sqlite;
 use crate::sys::World;
 use crate::telemetry::Metrics;
+
+/// How long requests under way are waited for once the databases are closed.
+const LAST_REQUESTS: Duration = Duration::from_millis(250);
 
 /// Databases and their tasks. Clones are handles to the same store.
 #[derive(Debug, Clone)]
@@ -72,6 +79,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     pool: Arc<Pool>,
     outages: Arc<Outages>,
+    repeated: Arc<Repeated>,
     /// Whether final syncs are tried once only.
     hurried: AtomicBool,
     /// Whether databases that are opened are followed.
@@ -106,6 +114,7 @@ impl Store {
             metrics,
             pool: Arc::new(Pool::new(cores.max(2))),
             outages: Arc::default(),
+            repeated: Arc::default(),
             hurried: AtomicBool::new(false),
             started: AtomicBool::new(false),
             work: TaskTracker::new(),
@@ -186,9 +195,14 @@ impl Store {
         Ok(())
     }
 
-    /// Stops all tasks, ends what was asked for, syncs and uploads what is left, and closes the
-    /// databases. `interrupt` cuts the final uploads short.
-    pub async fn close(&self, interrupt: CancellationToken) {
+    /// Stops all tasks, ends what was asked for, syncs and uploads what is left, and closes the databases, all within
+    /// the shutdown timeout. `interrupt` cuts it short. Databases whose replicas may lack commits come back.
+    pub async fn close(&self, interrupt: CancellationToken) -> Vec<PathBuf> {
+        self.close_since(Instant::now(), interrupt).await
+    }
+
+    /// As [`Store::close`]; the shutdown timeout runs from `began` on.
+    pub async fn close_since(&self, began: Instant, interrupt: CancellationToken) -> Vec<PathBuf> {
         let shared = &self.shared;
         let entries = shared.registry.close();
         shared.work.close();
@@ -197,8 +211,12 @@ impl Store {
             if shared.hurried.load(Ordering::Acquire) {
                 policy.timeout = Duration::ZERO;
             }
-            shutdown::close_all(&shared.world, &entries, policy, &interrupt).await;
-            shared.work.wait().await;
+            let behind = shutdown::close_all(&entries, Limits::since(began, policy), &interrupt).await;
+            // What was asked for may wait for a store, too.
+            let left = policy.timeout.saturating_sub(began.elapsed());
+            let ended = tokio::time::timeout(left.max(LAST_REQUESTS), shared.work.wait());
+            let _ = interrupt.run_until_cancelled(ended).await;
+            behind
         };
         let cut = async {
             interrupt.cancelled().await;
@@ -206,8 +224,8 @@ impl Store {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = closing => {}
-            () = cut => {}
+            behind = closing => behind,
+            () = cut => Vec::new(),
         }
     }
 

@@ -11,14 +11,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::database::Database;
+use super::repeated::{Failing, counted};
 use crate::db::SyncReport;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::{Backoff, LogLimiter};
+use crate::sys::Backoff;
+use crate::telemetry::duration;
 
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
 /// A database that is not there is said to be missing after this.
 const ABSENCE_SAID_AFTER: Duration = Duration::from_secs(3);
-const ERROR_SPACING: Duration = Duration::from_secs(30);
 /// How often a busy log is looked at.
 const BUSY_LOOK: Duration = Duration::from_millis(20);
 /// A log that brought something within this time is busy.
@@ -68,7 +69,7 @@ pub(super) async fn run(database: Arc<Database>, stop: CancellationToken) {
     let Some(interval) = database.config.monitor_interval else { return };
     let clock = database.world.clock.clone();
     let mut times = Times { interval, synced: None, found: None };
-    let mut trouble = Trouble::new(interval);
+    let mut trouble = Trouble::new(Arc::clone(&database), interval);
     let mut absence = Absence::default();
     loop {
         let now = clock.elapsed();
@@ -81,14 +82,18 @@ pub(super) async fn run(database: Arc<Database>, stop: CancellationToken) {
             times.synced = Some(now);
             match database.sync_local().await {
                 Ok(report) => {
-                    trouble.over(&database);
+                    trouble.over();
                     absence.note(&database, report.no_database, now);
                     if report.files > 0 {
                         times.found = Some(now);
                     }
                     wait = times.next_look(now);
                 }
-                Err(err) => wait = trouble.step(&database, &err, clock.elapsed()).await,
+                Err(err) => {
+                    wait = trouble.step(&err).await;
+                    // Whatever the log looks like then: what was not read has not been read.
+                    times.synced = None;
+                }
             }
         }
         let recent = times.found.is_some_and(|found| now.saturating_sub(found) < COURTESY_FOR);
@@ -159,24 +164,32 @@ impl Absence {
 
 /// Backing off and saying so.
 struct Trouble {
+    database: Arc<Database>,
     backoff: Backoff,
-    limiter: LogLimiter,
+}
+
+impl Drop for Trouble {
+    fn drop(&mut self) {
+        self.database.succeeded(|failing| failing == Failing::Sync);
+    }
 }
 
 impl Trouble {
-    fn new(interval: Duration) -> Self {
-        Self { backoff: Backoff::new(interval, MAX_BACKOFF), limiter: LogLimiter::new(ERROR_SPACING) }
+    fn new(database: Arc<Database>, interval: Duration) -> Self {
+        Self { database, backoff: Backoff::new(interval, MAX_BACKOFF) }
     }
 
-    fn over(&mut self, database: &Database) {
-        let failures = self.backoff.reset();
-        if failures > 0 {
-            self.limiter.reset();
-            info!(system = "store", db = %database.name(), previous_errors = failures, "sync recovered");
+    fn over(&mut self) {
+        if self.backoff.reset() > 0
+            && let Some(over) = self.database.succeeded(|failing| failing == Failing::Sync)
+        {
+            info!(system = "store", db = %self.database.name(), previous_errors = over.failures, databases = over.failing,
+                outage = duration(over.lasted), "sync recovered");
         }
     }
 
-    async fn step(&mut self, database: &Database, err: &Error, now: Duration) -> Duration {
+    async fn step(&mut self, err: &Error) -> Duration {
+        let database = &self.database;
         let mut wait = self.backoff.step();
         if err.kind() == ErrorKind::InUse {
             // When the other process ends, this one takes over at once.
@@ -185,14 +198,16 @@ impl Trouble {
         let failures = self.backoff.failures();
         let full = err.kind() == ErrorKind::DiskFull;
         database.health().local_trouble(&database.world, err, failures, wait);
-        if self.limiter.allow(now, err) {
+        // A database that cannot be compared with its target is one of all that the store keeps waiting.
+        if let Some(standing) = database.failed(Failing::Sync, database.blamed(), err) {
+            let (databases, in_all, outage) = counted(standing);
             if full {
                 error!(system = "store", db = %database.name(), error = %err, consecutive_errors = failures,
-                    backoff = ?wait, max_backoff = ?MAX_BACKOFF,
+                    databases, failures = in_all, outage, backoff = ?wait, max_backoff = ?MAX_BACKOFF,
                     "disk full while staging ltx file, replication paused until space is freed");
             } else {
                 error!(system = "store", db = %database.name(), error = %err, hint = err.hint_text(),
-                    consecutive_errors = failures, backoff = ?wait, "sync error");
+                    consecutive_errors = failures, databases, failures = in_all, outage, backoff = ?wait, "sync error");
             }
         }
         if full && failures >= 3 {

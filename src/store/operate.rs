@@ -237,6 +237,7 @@ impl Store {
             shared.upkeep.trust(),
             Arc::clone(&shared.pool),
             Arc::clone(&entry.health),
+            Arc::clone(&shared.repeated),
         ));
         entry.put(Running { database, tasks: TaskGroup::default(), followed: false });
     }
@@ -372,13 +373,12 @@ impl Managed {
     async fn stop_now(&self, limit: Duration) -> Result<Changed> {
         let shared = &self.store.shared;
         let _turn = self.entry.turn.lock().await;
-        let Some(mut running) = self.entry.take() else {
+        let Some(running) = self.entry.take() else {
             return Ok(Changed { now: false, txid: self.position().await? });
         };
-        running.tasks.stop().await;
         let limits = Limits::within(shared.shutdown(), limit);
-        let closed = close_database(&shared.world, &running.database, limits, &shared.interrupt).await;
-        let txid = running.database.seen().position;
+        let (closed, database) = close_database(running, limits, &shared.interrupt).await;
+        let txid = database.seen().position;
         closed.map(|()| Changed { now: true, txid })
     }
 

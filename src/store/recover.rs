@@ -26,13 +26,13 @@ pub(super) async fn run(database: &Database) -> Result<bool> {
     if !database.with_db(|db| db.open()).await? {
         return Ok(false);
     }
+    database.note_opened();
     let mut floor = None;
-    for target in database.targets() {
-        let max = target
-            .manifest()
-            .read(target.replica(), Manifest::max_txid)
-            .await
-            .map_err(|e| e.context("check database behind replica"))?;
+    for (n, target) in database.targets().iter().enumerate() {
+        let max = target.manifest().read(target.replica(), Manifest::max_txid).await.map_err(|e| {
+            database.blame(n);
+            e.context("check database behind replica")
+        })?;
         floor = if mutant("store-floor-ignored") { None } else { floor.max(max) };
     }
     replace_broken(database).await?;

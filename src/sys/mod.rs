@@ -15,6 +15,7 @@ mod news;
 mod os_fs;
 mod publish;
 mod random;
+mod repeats;
 mod task;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use news::{Follower, News};
 pub use os_fs::OsFs;
 pub use publish::{Publisher, read_full_at, target_of_temp, unique_temp_path};
 pub use random::{OsRandom, Random};
+pub use repeats::{Repeats, Standing};
 pub use task::{TaskGroup, to_the_end};
 
 /// File system, clock and randomness, as everything above `sys` sees them.

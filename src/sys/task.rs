@@ -37,6 +37,16 @@ impl TaskGroup {
     /// Tells all tasks to stop and waits until they have.
     pub async fn stop(&mut self) {
         self.cancel();
+        self.join().await;
+    }
+
+    /// Drops all tasks wherever they wait, and waits until they are gone. Steps that have begun go on.
+    pub async fn abandon(&mut self) {
+        self.tasks.abort_all();
+        self.join().await;
+    }
+
+    async fn join(&mut self) {
         while let Some(ended) = self.tasks.join_next().await {
             if let Err(err) = ended
                 && err.is_panic()

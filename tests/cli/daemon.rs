@@ -456,3 +456,152 @@ fn an_address_without_a_host_is_that_of_all_interfaces_and_said_to_be() {
     daemon.until("the endpoint", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     assert!(!daemon.log().contains("all interfaces"));
 }
+
+/// A daemon with nothing to be asked through: it is only started and ended.
+fn bare(config: &str, scratch: &Scratch) -> Child {
+    scratch.write("c.yml", config);
+    let log = std::fs::File::create(scratch.path("log")).unwrap();
+    scratch.command(&["replicate", "-config", "c.yml"]).stdout(Stdio::from(log)).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn logged(scratch: &Scratch) -> String {
+    std::fs::read_to_string(scratch.path("log")).unwrap()
+}
+
+fn ended_within(child: &mut Child, limit: Duration) -> Option<i32> {
+    let clock = SystemClock::new();
+    while clock.elapsed() < limit {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    panic!("still there after {limit:?}");
+}
+
+/// A replica of a service at a port of this machine.
+fn at_port(port: u16, path: &str) -> String {
+    format!(
+        "{{type: s3, bucket: b, path: {path}, endpoint: 'http://127.0.0.1:{port}', region: us-east-1, force-path-style: \
+         true, access-key-id: a, secret-access-key: b}}"
+    )
+}
+
+/// A service that refuses everything with this status.
+fn refusing(status: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head);
+            let _ = stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes());
+        }
+    });
+    port
+}
+
+#[test]
+fn what_waiting_cannot_cure_ends_the_daemon_at_once_and_its_exit_code_says_so() {
+    let scratch = Scratch::new();
+    database(&scratch.path("app.db"));
+    database(&scratch.path("locked.db"));
+    scratch.write("junk.db", &"no database ".repeat(1000));
+    let locked = rusqlite::Connection::open(scratch.path("locked.db")).unwrap();
+    locked.execute_batch("pragma locking_mode = exclusive; begin exclusive; commit; begin exclusive").unwrap();
+    let refused = at_port(refusing("403 Forbidden"), "app");
+    for (path, replica) in [("app.db", refused.as_str()), ("junk.db", "{path: rep}"), ("locked.db", "{path: rep}")] {
+        let mut child = bare(&format!("dbs: [{{path: {path}, replica: {replica}}}]"), &scratch);
+        std::thread::sleep(Duration::from_millis(2500));
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        // The default shutdown timeout is 30 s.
+        assert_eq!(ended_within(&mut child, Duration::from_secs(5)), Some(1), "{}", logged(&scratch));
+        assert!(logged(&scratch).contains("failed to close database"));
+    }
+}
+
+#[test]
+fn a_store_that_never_answers_keeps_the_daemon_no_longer_than_its_timeout_and_a_second_signal_ends_it() {
+    let hole = TcpListener::bind("127.0.0.1:0").unwrap();
+    let replica = at_port(hole.local_addr().unwrap().port(), "app");
+    let scratch = Scratch::new();
+    database(&scratch.path("app.db"));
+    for (timeout, signals, limit) in [("2s", 1, 6), ("60s", 2, 4)] {
+        let config = format!("shutdown-sync-timeout: {timeout}\ndbs: [{{path: app.db, replica: {replica}}}]");
+        let mut child = bare(&config, &scratch);
+        std::thread::sleep(Duration::from_secs(1));
+        for _ in 0..signals {
+            kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        assert_eq!(ended_within(&mut child, Duration::from_secs(limit)), Some(1), "{}", logged(&scratch));
+        assert!(logged(&scratch).contains("litestream shut down"));
+    }
+}
+
+#[test]
+fn signals_for_the_process_group_do_not_end_the_daemon_and_reach_the_application_as_usual() {
+    let scratch = Scratch::new();
+    database(&scratch.path("app.db"));
+    let config = "exec: \"/bin/grep -E 'Sig(Ign|Blk)' /proc/self/status\"\ndbs: [{path: app.db, replica: {path: rep}}]";
+    let mut child = bare(config, &scratch);
+    assert_eq!(ended_within(&mut child, PATIENCE), Some(0));
+    let log = logged(&scratch);
+    assert!(log.contains("SigIgn:\t0000000000000000") && log.contains("SigBlk:\t0000000000000000"), "{log}");
+    let daemon = Daemon::start(&["a.db"], "");
+    for signal in [Signal::USR1, Signal::USR2, Signal::ALARM, Signal::PIPE] {
+        daemon.signal(signal);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(daemon.get("/info").0, 200);
+    daemon.end();
+}
+
+#[test]
+fn addresses_that_the_process_before_still_has_are_taken_once_they_are_free() {
+    let (scratch, other) = (Scratch::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (addr, mcp) = (other.local_addr().unwrap().port(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let mcp_port = mcp.local_addr().unwrap().port();
+    let socket = std::os::unix::net::UnixListener::bind(scratch.path("s.sock")).unwrap();
+    database(&scratch.path("a.db"));
+    let more = format!("addr: '127.0.0.1:{addr}'\nmcp-addr: '127.0.0.1:{mcp_port}'");
+    let child = bare(&config(&["a.db"], &more), &scratch);
+    let daemon = Daemon { scratch, child };
+    for failed in ["cannot start metrics server", "MCP server error", "failed to start control server"] {
+        daemon.until(failed, || daemon.log().contains(failed));
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    drop((other, mcp, socket));
+    daemon.until("the socket", || daemon.try_get("/info").is_some());
+    daemon.until("the endpoint", || TcpStream::connect(("127.0.0.1", addr)).is_ok());
+    daemon.until("the MCP server", || TcpStream::connect(("127.0.0.1", mcp_port)).is_ok());
+    daemon.until("three lines", || daemon.log().matches("the address is free now").count() == 3);
+    let log = daemon.end();
+    assert_eq!(log.matches("cannot start metrics server").count(), 1, "{log}");
+    assert_eq!(log.matches("failed to start control server").count(), 1, "{log}");
+}
+
+/// A store that is away fails all of them several times a second.
+#[test]
+fn many_databases_in_one_outage_are_one_line() {
+    let names: Vec<String> = (0..20).map(|n| format!("{n}.db")).collect();
+    let scratch = Scratch::new();
+    names.iter().for_each(|name| database(&scratch.path(name)));
+    let port = free_port();
+    let mut text = "shutdown-sync-timeout: 1s\ndbs:\n".to_owned();
+    for name in &names {
+        text.push_str(&format!(" - {{path: {name}, replica: {}}}\n", at_port(port, name)));
+    }
+    let mut child = bare(&text, &scratch);
+    std::thread::sleep(Duration::from_secs(8));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(ended_within(&mut child, Duration::from_secs(6)), Some(1));
+    let log = logged(&scratch);
+    let said = |level: &str| log.lines().filter(|line| line.contains(&format!("level={level}"))).count();
+    // Each database says at the end what it lacks.
+    assert_eq!(log.matches("failed to close database").count(), names.len(), "{log}");
+    assert!(said("WARN") + said("ERROR") - names.len() <= 6, "{log}");
+}

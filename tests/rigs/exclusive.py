@@ -122,8 +122,9 @@ def two_on_one_replica(rig, databases):
         if turn:
             # Whoever starts tries to take the replica over. Who gets it is decided by who writes the next TXID first.
             again = rig.rng.randrange(2)
-            if (code := daemons[again].terminate()) != 0:
-                raise common.Mismatch(f"SIGTERM: exit {code}")
+            # Whoever lost the replica ends with commits that are not there, and says so.
+            if (code := daemons[again].terminate()) != int(again == lost[0]):
+                raise common.Mismatch(f"SIGTERM: exit {code}, and {lost[0]} of {again} had lost")
             daemons[again] = rig.bin.replicate_config(configs[again], scene.dir / f"d{again}-{turn}.log")
         else:
             common.wait_for(lambda: common.ltx_files(scene.replica), 20)
@@ -139,9 +140,9 @@ def two_on_one_replica(rig, databases):
         said.append(complaint(daemons[lost[0]]))
     owner = owners[-1]
     wanted = scene.sources[owner % databases].value("SELECT max(n) FROM chain")
-    for daemon in (daemons[1 - owner], daemons[owner]):
-        if (code := daemon.terminate()) != 0:
-            raise common.Mismatch(f"SIGTERM: exit {code}")
+    for daemon, wanted_code in ((daemons[1 - owner], 1), (daemons[owner], 0)):
+        if (code := daemon.terminate()) != wanted_code:
+            raise common.Mismatch(f"SIGTERM: exit {code}, not {wanted_code}")
     whose, state = scene.judge()
     if whose != owner % databases or state < wanted:
         raise common.Mismatch(f"at the end database {whose} at {state}, wanted {owner} at {wanted}")

@@ -117,7 +117,7 @@ def descriptors(rig):
     said = complaint(place, mark)
     rig.case("descriptors: too few at start, says so", bool(said), (said or ["no such line in 25 s"])[0][-180:])
     code = daemon.terminate() if daemon.alive() else daemon.wait(1)
-    # The exit code of a failed last sync is the reference's: 0. What was not saved must be named.
+    # The exit code of a failed last sync is 1, and 0 in the reference. What was not saved must be named.
     text = place.log.read_text(errors="replace")[mark:]
     unsaid = [n for n in place.behind() if f"db={n}.db" not in "".join(l for l in text.splitlines() if "failed to close database" in l)]
     rig.case("descriptors: too few at start, every loss named", not unsaid, f"exit {code}, not named: {unsaid}")

@@ -6,5 +6,6 @@
 mod defects;
 mod lost_state;
 mod registry;
+mod stopping;
 mod support;
 mod two_writers;

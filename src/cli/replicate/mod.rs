@@ -3,16 +3,23 @@
 //! [`Request`] is what the command line asks for, checked before anything is logged; `startup` turns
 //! it into databases; `supervise` runs the engine until it is done or a signal ends it.
 
+mod listeners;
 mod mcp;
 mod reload;
 mod services;
 mod startup;
 mod supervise;
 
+use std::time::Duration;
+
 use super::flags::{CONFIG, CommandSpec, Flag, Kind, Matches, NO_EXPAND_ENV};
 use super::source::refuse_config;
-use super::{App, Failure, block_on};
+use super::{App, Failure, block_on_within};
 use crate::config::{self, Config, ExpandEnv};
+
+/// How long steps that were given up may go on at the end. The program may be killed at any of them, so it need not
+/// wait for one that hangs.
+const ABANDONED: Duration = Duration::from_millis(250);
 
 pub(super) static SPEC: CommandSpec = CommandSpec {
     name: "replicate",
@@ -73,7 +80,7 @@ struct Request {
 
 pub(super) fn run(app: &mut App, matches: &Matches) -> Result<(), Failure> {
     let request = Request::check(app, matches)?;
-    block_on(startup::run(app, &request))
+    block_on_within(ABANDONED, startup::run(app, &request))
 }
 
 impl Request {

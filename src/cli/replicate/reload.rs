@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::super::App;
-use super::services::{Directories, Listeners, WatchedDir, heartbeats};
+use super::listeners::Listeners;
+use super::services::{Directories, WatchedDir, heartbeats};
 use crate::config::{self, Built, Config, DbEntry, ExpandEnv};
 use crate::error::Result;
 use crate::server::{Context, check_address};

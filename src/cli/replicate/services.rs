@@ -4,20 +4,21 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::super::App;
 use super::super::version::VERSION;
-use super::mcp::Commands;
+use super::listeners::{Listeners, Place};
 use super::reload::Reloader;
 use super::supervise::Engine;
 use super::{Once, Request};
-use crate::config::{Config, DirSettings, Environment, SocketSettings, Surroundings};
-use crate::error::Result;
-use crate::server::{Context, ControlServer, EndpointServer, McpServer};
+use crate::config::{Config, DirSettings, Environment, Surroundings};
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::{Context, McpServer};
 use crate::store::heartbeat::{self, Heartbeat, Scope};
 use crate::store::{DirWatcher, Store};
 use crate::sys::TaskGroup;
@@ -68,62 +69,6 @@ impl Directories {
     }
 }
 
-/// What is listened on.
-#[derive(Debug, Default)]
-pub(super) struct Listeners {
-    control: Option<ControlServer>,
-    endpoint: Option<EndpointServer>,
-    mcp: Option<McpServer>,
-}
-
-impl Listeners {
-    /// The control socket. Without it the program still does its work.
-    fn open_socket(&mut self, context: &Context, settings: &SocketSettings) {
-        if !settings.enabled {
-            return;
-        }
-        match ControlServer::start(context.clone(), settings) {
-            Ok(server) => self.control = Some(server),
-            Err(err) => warn!(error = %err, hint = err.hint_text(), "failed to start control server"),
-        }
-    }
-
-    /// Closes the control socket, and opens it as the settings now say.
-    pub(super) async fn change_socket(&mut self, context: &Context, settings: &SocketSettings) {
-        if let Some(old) = self.control.take() {
-            old.stop().await;
-        }
-        self.open_socket(context, settings);
-    }
-
-    /// Moves metrics and health to another address. If that cannot be listened on, they stay where they are, and
-    /// `false` is returned.
-    ///
-    /// # Errors
-    /// The address has no port.
-    pub(super) async fn change_endpoint(&mut self, context: &Context, addr: Option<&str>) -> Result<bool> {
-        let new = match addr {
-            Some(addr) => match EndpointServer::start(context.clone(), addr).await? {
-                Some(new) => Some(new),
-                None => return Ok(false),
-            },
-            None => None,
-        };
-        if let Some(old) = std::mem::replace(&mut self.endpoint, new) {
-            old.stop().await;
-        }
-        Ok(true)
-    }
-
-    /// Ends the MCP server, and starts it as the settings now say.
-    pub(super) async fn change_mcp(&mut self, app: &App, config_path: &str, config: &Config) {
-        if let Some(old) = self.mcp.take() {
-            old.stop().await;
-        }
-        self.mcp = open_mcp(app, config_path, config).await;
-    }
-}
-
 /// The engine with all that runs beside it.
 #[derive(Debug)]
 pub(super) struct Daemon {
@@ -131,13 +76,6 @@ pub(super) struct Daemon {
     listeners: Arc<Mutex<Listeners>>,
     /// Directory watchers, the heartbeat, reloading.
     tasks: TaskGroup,
-}
-
-/// Step 2: the MCP server, before anything slow.
-pub(super) async fn open_mcp(app: &App, config_path: &str, config: &Config) -> Option<McpServer> {
-    let settings = config.mcp.as_ref()?;
-    let commands = Commands::new(app, config_path, settings);
-    McpServer::start(app.world.clone(), settings, Arc::new(commands)).await
 }
 
 /// Whom the configuration says to tell that all is well.
@@ -161,7 +99,7 @@ pub(super) fn heartbeats(config: &Config, around: Surroundings<'_>) -> Result<Ve
 
 impl Daemon {
     /// Nothing runs beside the engine yet.
-    pub(super) fn new(app: &App, store: Store, mcp: Option<McpServer>) -> Self {
+    pub(super) fn new(app: &App, store: Store, mcp: Place<McpServer>, request: &Request) -> Self {
         let context = Context {
             store,
             world: app.world.clone(),
@@ -169,7 +107,7 @@ impl Daemon {
             version: VERSION,
             started_at: app.world.clock.now(),
         };
-        let listeners = Arc::new(Mutex::new(Listeners { mcp, ..Listeners::default() }));
+        let listeners = Listeners::new(app, &request.config_path, &request.config, mcp);
         Self { context, listeners, tasks: TaskGroup::default() }
     }
 
@@ -221,9 +159,24 @@ impl Daemon {
     /// # Errors
     /// The address has no port.
     pub(super) async fn open_endpoint(&mut self, config: &Config) -> Result<()> {
-        self.listeners.lock().await.change_endpoint(&self.context, config.addr.as_deref()).await?;
-        Ok(())
+        let Some(addr) = &config.addr else { return Ok(()) };
+        self.listeners.lock().await.open_endpoint(&self.context, addr).await
     }
+}
+
+/// How long directory watchers, the heartbeat, a reload, and those who asked may take to end.
+const HELPERS: Duration = Duration::from_millis(500);
+/// How long those who look on may take to get their answers at the end.
+const LAST_ANSWERS: Duration = Duration::from_millis(250);
+
+/// Whether `work` ended in time.
+async fn ends_within<T>(limit: Duration, skip: &CancellationToken, work: impl Future<Output = T>) -> bool {
+    skip.run_until_cancelled(tokio::time::timeout(limit, work)).await.is_some_and(|ended| ended.is_ok())
+}
+
+fn behind_error(whose: String) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("{whose} may lack commits: the final sync did not succeed"))
+        .hint("nothing is lost while the database and its local state are there: the next start goes on")
 }
 
 impl Engine for Daemon {
@@ -231,20 +184,36 @@ impl Engine for Daemon {
         self.context.store.run_once(once.force_snapshot, once.enforce_retention).await
     }
 
-    async fn close(mut self, skip: CancellationToken) {
-        skip.run_until_cancelled(self.tasks.stop()).await;
+    async fn close(mut self, skip: CancellationToken) -> Result<()> {
+        let began = Instant::now();
+        if !ends_within(HELPERS, &skip, self.tasks.stop()).await {
+            self.tasks.abandon().await;
+        }
         // A reload that is still at work opens nothing any more that we would not see.
         let mut listeners = self.listeners.lock().await;
-        let Listeners { control, endpoint, mcp } = std::mem::take(&mut *listeners);
+        let (control, endpoint, mcp) = listeners.leave();
         if let Some(control) = control {
-            control.stop().await;
+            // A request that waits for a store is answered by the end.
+            ends_within(HELPERS, &skip, control.stop()).await;
         }
-        self.context.store.close(skip).await;
-        if let Some(endpoint) = endpoint {
-            endpoint.stop().await;
-        }
-        if let Some(mcp) = mcp {
-            mcp.stop().await;
+        let behind = self.context.store.close_since(began, skip.clone()).await;
+        let endpoint = async {
+            if let Some(endpoint) = endpoint {
+                endpoint.stop().await;
+            }
+        };
+        let mcp = async {
+            if let Some(mcp) = mcp {
+                mcp.stop().await;
+            }
+        };
+        ends_within(LAST_ANSWERS, &skip, futures::future::join(endpoint, mcp)).await;
+        match behind.as_slice() {
+            [] => Ok(()),
+            [path] => Err(behind_error(format!("the replica of {}", path.display()))),
+            [path, more @ ..] => {
+                Err(behind_error(format!("the replicas of {} and {} other databases", path.display(), more.len())))
+            }
         }
     }
 }

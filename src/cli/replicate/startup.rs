@@ -11,12 +11,14 @@ use super::super::service::Service;
 use super::super::version::VERSION;
 use super::super::{App, Failure, shellwords};
 use super::Request;
-use super::services::{Daemon, WatchedDir, open_mcp};
-use super::supervise::{Until, supervise};
+use super::listeners::{Place, open_mcp};
+use super::services::{Daemon, WatchedDir};
+use super::supervise::{Until, signal_received, supervise};
 use crate::config::{self, Config, DbEntry, DbSettings, Finding, ReplicaKind, Surroundings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica;
 use crate::restore::{self, Target};
+use crate::server::McpServer;
 use crate::sqlite::SystemSqlite;
 use crate::store::{DatabaseConfig, ShutdownPolicy, Store, StoreConfig, UpkeepConfig};
 use crate::sys::TaskGroup;
@@ -28,16 +30,19 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
     let config = &request.config;
     info!(version = VERSION, level = %config.logging.level, "litestream");
     warn_of_settings(config);
-    let mcp = open_mcp(app, &request.config_path, config).await;
-    if config.dbs.is_empty() {
-        error!("no databases specified in configuration");
-    }
-    for entry in &config.dbs {
-        restore_if_missing(app, entry).await?;
-    }
-    let (databases, directories) = build(config, app.surroundings())?;
-    let store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
-    let mut daemon = Daemon::new(app, store.clone(), mcp);
+    // Nothing is followed yet, so there is nothing to end in good order: a restore is gone on with another time.
+    let opened = tokio::select! {
+        biased;
+        opened = Box::pin(open(app, request)) => opened?,
+        caught = signals.next() => {
+            signal_received(caught);
+            info!("litestream shut down");
+            let early = Error::new(ErrorKind::Cancelled, "stopped before anything was replicated");
+            return if config.dbs.is_empty() { Ok(()) } else { Err(early.into()) };
+        }
+    };
+    let Opened { mcp, databases, directories, store } = opened;
+    let mut daemon = Daemon::new(app, store.clone(), mcp, request);
     if request.once.is_none() {
         store.start();
     }
@@ -74,6 +79,29 @@ pub(super) async fn run(app: &App, request: &Request) -> std::result::Result<(),
         Some(err) => Err(err.into()),
         None => Ok(outcome?),
     }
+}
+
+/// What there is before anything is followed.
+struct Opened {
+    mcp: Place<McpServer>,
+    databases: Vec<DbSettings>,
+    directories: Vec<WatchedDir>,
+    store: Store,
+}
+
+/// Steps 2 to 6, each of which may wait for a store.
+async fn open(app: &App, request: &Request) -> std::result::Result<Opened, Failure> {
+    let config = &request.config;
+    let mcp = open_mcp(app, &request.config_path, config).await;
+    if config.dbs.is_empty() {
+        error!("no databases specified in configuration");
+    }
+    for entry in &config.dbs {
+        restore_if_missing(app, entry).await?;
+    }
+    let (databases, directories) = build(config, app.surroundings())?;
+    let store = open_store(app, config, &databases).await.map_err(|err| err.context("cannot open store"))?;
+    Ok(Opened { mcp, databases, directories, store })
 }
 
 /// Step 12: the application, if one is asked for.

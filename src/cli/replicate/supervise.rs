@@ -2,20 +2,27 @@
 //! second signal cuts short.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::Once;
 use crate::cli::process::{Caught, Ended};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long closing may take once the final sync was given up.
+const SKIPPED: Duration = Duration::from_millis(500);
 
 /// What this needs of the store.
 pub(super) trait Engine: Sized {
     /// Syncs every database once. May be dropped: what was not finished is done by the final sync.
     async fn once(&self, once: Once) -> Result<()>;
     /// The final sync, retried until `skip`; then everything is closed. Logs its own failures.
-    async fn close(self, skip: CancellationToken);
+    ///
+    /// # Errors
+    /// A replica may lack commits.
+    async fn close(self, skip: CancellationToken) -> Result<()>;
 }
 
 /// Where signals come from.
@@ -63,8 +70,8 @@ pub(super) enum Until<A> {
 
 /// Runs to the end, tells `stopping`, and closes the engine with a final sync, however the run ended. The
 /// first signal starts the shutdown, the next one after the run gives up the final sync, further ones
-/// change nothing. What comes back is the failure of the one-shot run or of the application; a failed
-/// final sync is logged by the engine and no failure of ours, as in the reference.
+/// change nothing. What comes back is the failure of the one-shot run or of the application, else that of the final
+/// sync.
 pub(super) async fn supervise(
     engine: impl Engine,
     until: Until<impl Application>,
@@ -83,15 +90,20 @@ pub(super) async fn supervise(
     stopping();
     let skip = CancellationToken::new();
     let mut closing = pin!(engine.close(skip.clone()));
-    loop {
+    let mut overdue = pin!(async {
+        skip.cancelled().await;
+        tokio::time::sleep(SKIPPED).await;
+    });
+    let closed = loop {
         tokio::select! {
             biased;
-            () = &mut closing => break,
+            closed = &mut closing => break closed,
+            () = &mut overdue => break Err(Error::new(ErrorKind::Cancelled, "the final sync was skipped")),
             _ = signals.next() => skip.cancel(),
         }
-    }
+    };
     info!("litestream shut down");
-    outcome
+    outcome.and(closed)
 }
 
 /// A signal ends the run early, which is not a failure: the final sync does what is left.
@@ -144,7 +156,8 @@ async fn run_beside(mut application: impl Application, signals: &mut impl Signal
     }
 }
 
-fn signal_received(caught: Caught) {
+/// Says that the end begins.
+pub(super) fn signal_received(caught: Caught) {
     info!(signal = caught.name(), "signal received, litestream shutting down");
 }
 
@@ -168,6 +181,8 @@ mod tests {
         diary: Diary,
         once_waits: bool,
         close_waits: bool,
+        close_hangs: bool,
+        behind: bool,
         fails: bool,
     }
 
@@ -180,12 +195,16 @@ mod tests {
             if self.fails { Err(Error::invalid("sync database /x: boom")) } else { Ok(()) }
         }
 
-        async fn close(self, skip: CancellationToken) {
+        async fn close(self, skip: CancellationToken) -> Result<()> {
+            if self.close_hangs {
+                std::future::pending::<()>().await;
+            }
             if self.close_waits {
                 skip.cancelled().await;
                 self.diary.borrow_mut().push("final sync skipped");
             }
             self.diary.borrow_mut().push("closed");
+            if self.behind { Err(Error::new(ErrorKind::Unavailable, "a replica may lack commits")) } else { Ok(()) }
         }
     }
 
@@ -263,7 +282,15 @@ mod tests {
 
     fn fake() -> (Diary, Fake) {
         let diary = Diary::default();
-        (Rc::clone(&diary), Fake { diary, once_waits: false, close_waits: false, fails: false })
+        let fake = Fake {
+            diary: Rc::clone(&diary),
+            once_waits: false,
+            close_waits: false,
+            close_hangs: false,
+            behind: false,
+            fails: false,
+        };
+        (diary, fake)
     }
 
     #[tokio::test]
@@ -284,6 +311,27 @@ mod tests {
         }
         supervise(Fake { close_waits: true, ..engine }, SIGNAL, &mut signals, || ()).await.unwrap();
         assert_eq!(*diary.borrow(), ["final sync skipped", "closed"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_signal_ends_even_what_hangs_within_a_second() {
+        let (send, mut signals) = signals();
+        let (_, engine) = fake();
+        send.send(Caught::Terminate).unwrap();
+        send.send(Caught::Terminate).unwrap();
+        let began = tokio::time::Instant::now();
+        let ended = supervise(Fake { close_hangs: true, ..engine }, SIGNAL, &mut signals, || ()).await;
+        assert_eq!(ended.unwrap_err().kind(), ErrorKind::Cancelled);
+        assert!(began.elapsed() < Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_lacks_commits_is_a_failure() {
+        let (send, mut signals) = signals();
+        let (_, engine) = fake();
+        send.send(Caught::Terminate).unwrap();
+        let ended = supervise(Fake { behind: true, ..engine }, SIGNAL, &mut signals, || ()).await;
+        assert_eq!(ended.unwrap_err().to_string(), "a replica may lack commits");
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //! token is kept.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use azure_identity::{
 };
 use tokio::sync::OnceCell;
 
+use super::super::requests::bounded_by_itself;
 use crate::config::AzureLogin;
 
 /// How long one source may take to answer for the first time. Where there is no metadata service, asking it often
@@ -56,7 +58,7 @@ impl Login {
         for (n, (name, source)) in self.sources.iter().enumerate() {
             let refusal = match source {
                 Err(err) => err.to_string(),
-                Ok(source) => match tokio::time::timeout(FIRST_ANSWER, source.get_token(scopes, None)).await {
+                Ok(source) => match in_time(source.get_token(scopes, None)).await {
                     Ok(Ok(token)) => return Ok((n, token)),
                     Ok(Err(err)) => super::super::web::chain(&err),
                     Err(_) => format!("no answer within {}s", FIRST_ANSWER.as_secs()),
@@ -68,6 +70,11 @@ impl Login {
         let text = format!("no way to log in to Azure works: {}", refusals.join("; "));
         Err(Error::with_message(ErrorKind::Credential, text))
     }
+}
+
+/// Waits for a token as long as one source may take.
+async fn in_time<T>(token: impl Future<Output = T>) -> std::result::Result<T, tokio::time::error::Elapsed> {
+    bounded_by_itself(tokio::time::timeout(FIRST_ANSWER, token)).await
 }
 
 #[async_trait]

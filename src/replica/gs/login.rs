@@ -9,6 +9,7 @@ use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials};
 use google_cloud_auth::errors::CredentialsError;
 use http::{Extensions, HeaderMap};
 
+use super::super::requests::bounded_by_itself;
 use super::super::web;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -55,7 +56,8 @@ impl Login {
 
     /// Adds the headers that authorise a request.
     pub(super) async fn authorize(&self, headers: &mut HeaderMap) -> Result<(), NoToken> {
-        let got = match tokio::time::timeout(TOKEN, self.credentials.headers(Extensions::new())).await {
+        let token = tokio::time::timeout(TOKEN, self.credentials.headers(Extensions::new()));
+        let got = match bounded_by_itself(token).await {
             Ok(got) => got,
             Err(_) => {
                 let text = format!("no access token within {}s", TOKEN.as_secs());

@@ -25,7 +25,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
-use super::requests::{Call, Failure, Operation, RequestStats, Requests};
+use super::requests::{Call, Failure, Operation, RequestStats, Requests, progress};
 use crate::config::NatsSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::World;
@@ -220,7 +220,8 @@ fn chain(err: &(dyn std::error::Error + 'static)) -> String {
 
 /// Gives up on what waits for a message that does not come.
 async fn in_time<T>(asked: Asked<'_>, patience: Duration, waiting: impl Future<Output = T>) -> Result<T, Failure> {
-    tokio::time::timeout(patience, waiting).await.map_err(|_| Failure {
+    let came = tokio::time::timeout(patience, waiting).await.inspect(|_| progress());
+    came.map_err(|_| Failure {
         error: Error::new(ErrorKind::Unavailable, format!("nats: {}", asked.doing))
             .at(asked.target)
             .caused_by(format!("nothing came for {}s", patience.as_secs())),

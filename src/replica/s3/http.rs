@@ -15,7 +15,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::body::SdkBody;
 
 pub(super) use super::super::web::Trust;
-use super::super::web::{Pool, pool};
+use super::super::web::{Pool, Watched, pool};
 use crate::error::Result;
 
 /// The client for this trust. Certificates are read on first use. Connections are driven by tasks of the runtime
@@ -38,21 +38,21 @@ pub(super) fn client(trust: &Trust) -> Result<SharedHttpClient> {
 }
 
 #[derive(Debug)]
-struct Hyper(Pool<SdkBody>);
+struct Hyper(Pool<Watched<SdkBody>>);
 
 impl SdkConnector for Hyper {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let client = self.0.clone();
         HttpConnectorFuture::new(async move {
             let request = request.try_into_http1x().map_err(|e| ConnectorError::user(e.into()))?;
-            let response = client.request(request).await.map_err(|e| {
+            let response = client.request(request.map(Watched::new)).await.map_err(|e| {
                 if e.is_connect() {
                     ConnectorError::io(e.into()).never_connected()
                 } else {
                     ConnectorError::io(e.into())
                 }
             })?;
-            HttpResponse::try_from(response.map(SdkBody::from_body_1_x))
+            HttpResponse::try_from(response.map(|body| SdkBody::from_body_1_x(Watched::new(body))))
                 .map_err(|e| ConnectorError::other(e.into(), None))
         })
     }

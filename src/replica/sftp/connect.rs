@@ -15,6 +15,7 @@ use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicK
 use russh::{AlgorithmKind, ChannelMsg, Preferred};
 use tokio::net::TcpStream;
 
+use super::super::requests::progress;
 use super::session::Session;
 use crate::config::{HostKey, SftpSettings};
 use crate::error::{Error, ErrorKind, Result};
@@ -61,6 +62,7 @@ pub(super) async fn connect(settings: &SftpSettings) -> Result<Session> {
         Ok(Err(err)) => return Err(handshake_failed(settings, &refused, err)),
         Err(_) => return Err(unreachable(&settings.host, "ssh: handshake timed out".to_owned())),
     };
+    progress();
     let rest = async {
         log_in(&mut ssh, settings, key).await?;
         start(ssh).await

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, R
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::super::requests::progress;
 use super::wire::{self, Attributes, Entry, Reply, Request, Status};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -151,7 +152,8 @@ impl Session {
         let waiting = self.waiting.clone();
         async move {
             sent.map_err(Problem::Lost)?;
-            match rx.await {
+            let answer = rx.await.inspect(|_| progress());
+            match answer {
                 Ok(Reply::Status(status)) if status.code != Status::OK => Err(Problem::Refused(status)),
                 Ok(reply) => Ok(reply),
                 Err(_) => Err(Problem::Lost(why(&waiting))),

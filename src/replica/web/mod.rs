@@ -6,6 +6,7 @@
 mod connect;
 #[cfg(any(feature = "abs", feature = "gs", feature = "oss"))]
 mod paging;
+mod watched;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,12 +22,13 @@ use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::client::ByteStream;
-use super::requests::Failure;
+use super::requests::{Failure, progress};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) use connect::{Pool, Trust, pool};
 #[cfg(any(feature = "abs", feature = "gs", feature = "oss"))]
 pub(crate) use paging::pages;
+pub(crate) use watched::Watched;
 
 /// How long a body may be silent.
 pub(crate) const BODY_IDLE: Duration = Duration::from_secs(30);
@@ -64,7 +66,7 @@ pub(crate) fn joined(path: &str, key: &str) -> String {
 
 /// Sends requests whose bodies are in memory.
 #[derive(Debug, Clone)]
-pub(crate) struct Web(Pool<Full<Bytes>>);
+pub(crate) struct Web(Pool<Watched<Full<Bytes>>>);
 
 /// No answer came.
 #[derive(Debug)]
@@ -111,7 +113,7 @@ impl Web {
 
     /// One request, one answer; redirects are answers.
     pub(crate) async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Incoming>, Unreachable> {
-        self.0.request(request.map(Full::new)).await.map_err(|err| Unreachable::of(&err))
+        self.0.request(request.map(|body| Watched::new(Full::new(body)))).await.map_err(|err| Unreachable::of(&err))
     }
 }
 
@@ -157,7 +159,10 @@ pub(crate) fn pieces(
                 Ok(None) => Ok(None),
                 Ok(Some(Err(err))) => Err(chain(&err).into()),
                 Ok(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(bytes) => Ok(Some((bytes, body))),
+                    Ok(bytes) => {
+                        progress();
+                        Ok(Some((bytes, body)))
+                    }
                     // Trailers.
                     Err(_) => continue,
                 },

@@ -23,12 +23,12 @@ use crate::store::ahead::Ahead;
 use crate::store::config::TargetConfig;
 use crate::store::database::Database;
 use crate::store::lineage::{self, Kinship};
+use crate::store::repeated::{Failing, counted};
 use crate::store::retry::{Outages, Retry};
-use crate::sys::{LogLimiter, OpenMode, blocking, mutant};
+use crate::sys::{OpenMode, blocking, mutant};
+use crate::telemetry::duration;
 use crate::types::{Level, PageSize, Txid, TxidRange};
 use crate::wal::WalHeader;
-
-const ERROR_SPACING: Duration = Duration::from_secs(30);
 
 /// A place that files go to.
 #[derive(Debug)]
@@ -163,6 +163,8 @@ impl Target {
             return Err(Error::new(ErrorKind::NotFound, "no position, waiting for data"));
         };
         let began = Moment::now(database);
+        // What was sent before the program stopped waiting is not known to be there.
+        let unfinished = Unfinished(&self.manifest);
         let uploaded = async {
             let position = match known.position.take() {
                 Some(position) => position,
@@ -185,6 +187,7 @@ impl Target {
         };
         match uploaded.await {
             Ok((position, pass)) => {
+                std::mem::forget(unfinished);
                 // Only now, so that an error leaves nothing assumed.
                 known.position = Some(position);
                 let told = if mutant("store-local-position-told") { Some(local) } else { position.txid };
@@ -193,7 +196,7 @@ impl Target {
                 Ok(pass)
             }
             Err(err) => {
-                self.manifest.forget();
+                drop(unfinished);
                 database.health().lost_track(&database.world, self.n);
                 if self.rival.get().is_some() {
                     self.ahead.take_back(database, self, self.known_ours()).await;
@@ -379,10 +382,28 @@ impl Target {
     }
 }
 
+/// Lets the manifest be read again, if dropped.
+struct Unfinished<'a>(&'a SharedManifest);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.forget();
+    }
+}
+
 /// Whether a local L0 file holds every page of the database.
 async fn is_full_image(database: &Database, txids: TxidRange) -> Result<bool> {
     let (path, fs) = (database.local().path(Level::L0, txids), database.world.fs.clone());
     blocking(move || ltx::is_full_image(fs.open(&path, OpenMode::Read)?.as_ref())).await
+}
+
+/// Takes what it failed at out of the count, when dropped.
+struct Gone<'a>(&'a Database);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.0.succeeded(|failing| failing == Failing::Upload);
+    }
 }
 
 /// Uploads whenever there is something new, at most once per sync interval, until told to stop.
@@ -393,7 +414,8 @@ pub(super) async fn run(database: Arc<Database>, n: usize, outages: Arc<Outages>
     let mut news = database.watch();
     let random = database.world.random.clone();
     let mut retry = Retry::new(outages, interval);
-    let mut limiter = LogLimiter::new(ERROR_SPACING);
+    let uploads = |failing| failing == Failing::Upload;
+    let _gone = Gone(&database);
     loop {
         // Leading edge: the first file after a quiet interval goes out at once.
         tokio::select! {
@@ -409,10 +431,12 @@ pub(super) async fn run(database: Arc<Database>, n: usize, outages: Arc<Outages>
                 Ok(Pass::More) if !stop.is_cancelled() => {}
                 Ok(_) => {
                     let failures = retry.succeeded();
-                    if failures > 0 {
-                        limiter.reset();
+                    if failures > 0
+                        && let Some(over) = database.succeeded(uploads)
+                    {
                         info!(system = "store", db = %database.name(), replica = target.replica().kind(),
-                            previous_errors = failures, "replica sync recovered");
+                            previous_errors = over.failures, databases = over.failing, outage = duration(over.lasted),
+                            "replica sync recovered");
                     }
                     break;
                 }
@@ -420,9 +444,11 @@ pub(super) async fn run(database: Arc<Database>, n: usize, outages: Arc<Outages>
                     let wait = retry.failed(&err, random.next_u64());
                     failed = Some(wait);
                     database.health().target_trouble(&database.world, n, &err, retry.failures(), wait);
-                    if limiter.allow(clock.elapsed(), &err) {
+                    if let Some(standing) = database.failed(Failing::Upload, Some(n), &err) {
+                        let (databases, failures, outage) = counted(standing);
                         error!(system = "store", db = %database.name(), replica = target.replica().kind(), error = %err,
-                            hint = err.hint_text(), consecutive_errors = retry.failures(), "monitor error");
+                            hint = err.hint_text(), consecutive_errors = retry.failures(), databases, failures, outage,
+                            "monitor error");
                     }
                     news.mark_unseen();
                     break;
