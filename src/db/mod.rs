@@ -23,6 +23,7 @@ mod plan;
 mod record;
 mod reset;
 mod session;
+mod sidecars;
 mod snapshot;
 mod sync;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::config::DbConfig;
 use super::gate::{Gate, Pass};
+use super::sidecars;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite::{Conn, Sqlite, WalIndex};
 use crate::sys::{Clock, File, FileId, OpenMode, World, mutant};
@@ -65,12 +66,14 @@ impl Session {
     /// # Errors
     /// `NotFound` while there is no database; else SQLite's or the file system's.
     pub(super) fn open(world: &World, sqlite: &Arc<dyn Sqlite>, config: &DbConfig) -> Result<Self> {
+        sidecars::check_rights(world.fs.as_ref(), &config.path)?;
         // Before the first connection: see the lock rule of `sqlite`.
         let file: Arc<dyn File> = world.fs.open(&config.path, OpenMode::Read)?.into();
         let stat = file.stat()?;
         if stat.kind != crate::sys::FileKind::File {
             return Err(Error::invalid("database is not a regular file").at(config.path.display()));
         }
+        sidecars::prepare(world.fs.as_ref(), &config.path, file.as_ref())?;
         let mut reader = sqlite.open(&config.path, config.busy_timeout)?;
         let mut mode = reader.query("PRAGMA journal_mode")?;
         if mode != "wal" {

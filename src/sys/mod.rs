@@ -13,6 +13,7 @@ mod http_get;
 mod memory;
 mod news;
 mod os_fs;
+pub mod ownership;
 mod publish;
 mod random;
 mod task;

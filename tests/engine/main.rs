@@ -9,5 +9,6 @@ mod moving_the_mark;
 mod outrun;
 mod random_histories;
 mod restarts;
+mod sidecars;
 mod snapshots;
 mod support;
