@@ -1,7 +1,7 @@
 //! The task that keeps one database's targets small and whole: compaction, snapshots, retention,
 //! validation, one at a time.
 //!
-//! An idle database costs a look at the manifest per interval, and no request.
+//! An idle database costs a look at the manifest per interval, and two requests an hour.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +84,7 @@ impl Keeper {
     async fn attempt(&mut self, job: Job, stop: &CancellationToken) -> Result<()> {
         let database = Arc::clone(&self.database);
         let upkeep = Arc::clone(&self.upkeep);
-        let mut compacted = false;
+        let (mut compacted, mut looked) = (false, Ok(()));
         for target in database.targets() {
             match job {
                 Job::Compact(level) => {
@@ -101,13 +101,15 @@ impl Keeper {
                     written?;
                 }
                 Job::Validate => upkeep.validate(&database, target).await?,
+                // One that is out of reach hides no other.
+                Job::Look => looked = looked.and(target.see(&database).await),
                 Job::RetainL0 => {}
             }
         }
         if compacted || job == Job::RetainL0 {
             self.retain_l0().await;
         }
-        Ok(())
+        looked
     }
 
     async fn retain_l0(&mut self) {
@@ -128,6 +130,10 @@ impl Keeper {
             Job::Snapshot => Level::SNAPSHOT,
             Job::Validate | Job::RetainL0 => {
                 return warn!(system = "store", db = %db, error = %err, hint, "validation failed");
+            }
+            Job::Look => {
+                return error!(system = "store", db = %db, error = %err, hint,
+                    "cannot make sure that the replica still holds what was uploaded");
             }
         };
         error!(system = "store", db = %db, level = level.get(), error = %err, hint, "compaction failed");

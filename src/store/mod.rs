@@ -10,7 +10,8 @@
 //! 5. Of each database at most one compaction or snapshot runs at a time, and of all databases a
 //!    bounded number.
 //! 6. Databases may be added, removed, started and stopped while others run (`registry`).
-//! 7. Closing syncs and uploads what is left, for as long as the settings say.
+//! 7. Where too few files may be open for all databases at once, those that fit are, and the others take turns (`turns`).
+//! 8. Closing syncs and uploads what is left, for as long as the settings say.
 
 mod agenda;
 mod ahead;
@@ -29,6 +30,7 @@ mod retry;
 mod shutdown;
 mod staged;
 mod targets;
+mod turns;
 mod upkeep;
 mod watcher;
 
@@ -48,6 +50,8 @@ pub use operate::{Changed, DatabaseStatus, Managed, RemoteLevel, Synced};
 pub use registry::RunState;
 use registry::{Entry, Refused, Registry};
 use retry::Outages;
+use turns::Turns;
+pub use turns::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_DATABASE};
 use upkeep::Upkeep;
 pub use watcher::DirWatcher;
 
@@ -72,6 +76,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     pool: Arc<Pool>,
     outages: Arc<Outages>,
+    turns: Arc<Turns>,
     /// Whether final syncs are tried once only.
     hurried: AtomicBool,
     /// Whether databases that are opened are followed.
@@ -106,6 +111,7 @@ impl Store {
             metrics,
             pool: Arc::new(Pool::new(cores.max(2))),
             outages: Arc::default(),
+            turns: Arc::default(),
             hurried: AtomicBool::new(false),
             started: AtomicBool::new(false),
             work: TaskTracker::new(),

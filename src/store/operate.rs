@@ -233,7 +233,7 @@ impl Store {
             Arc::clone(&shared.sqlite),
             entry.config.clone(),
             shared.upkeep.trust(),
-            Arc::clone(&shared.pool),
+            (Arc::clone(&shared.pool), Arc::clone(&shared.turns)),
             Arc::clone(&entry.health),
         ));
         entry.put(Running { database, tasks: TaskGroup::default(), followed: false });
