@@ -13,7 +13,7 @@ use super::{App, Failure, output};
 use crate::config::DbSettings;
 use crate::error::ErrorKind;
 use crate::ltx::LocalDir;
-use crate::server::api::Lags;
+use crate::server::api::{Lag, Lags};
 use crate::sys::fs::with_suffix;
 use crate::types::{Level, format_duration};
 
@@ -22,7 +22,7 @@ pub(super) static SPEC: CommandSpec = CommandSpec {
     summary: "shows the local state of databases",
     about: "The status command shows the local state of the databases of the configuration file.\n\n\
             With -max-lag it asks the running daemon instead how far replicas are behind, and fails if any of them\n\
-            lacks a commit that is older.",
+            lacks a commit that is older, or is known to lack what a restore needs.",
     synopsis: &["[arguments] [database path]"],
     flags: &[
         CONFIG,
@@ -128,14 +128,18 @@ fn max_lag(matches: &Matches, limit: Duration) -> Result<(), Failure> {
     if let (Some(only), true) = (only, asked.is_empty()) {
         return Err(Failure::new(format!("database not found: {}", only.display())));
     }
-    let late = |seconds: f64| seconds > limit.as_secs_f64();
+    let late = |replica: &Lag| replica.lag_seconds > limit.as_secs_f64();
     if matches.on("json") {
         output::print(&output::json(&asked)?)?;
     } else {
         let mut table = output::Table::new(&["database", "replica", "status", "lag", "error"]);
         for replica in &asked {
             let lag = SignedDuration::from_millis((replica.lag_seconds * 1000.0) as i64);
-            let status = if late(replica.lag_seconds) { "late" } else { replica.status.as_str() };
+            let status = match replica.lost {
+                true => "lost",
+                false if late(replica) => "late",
+                false => replica.status.as_str(),
+            };
             table.row([
                 replica.path.clone(),
                 replica.replica.clone(),
@@ -146,7 +150,11 @@ fn max_lag(matches: &Matches, limit: Duration) -> Result<(), Failure> {
         }
         output::print(&table.render())?;
     }
-    match asked.iter().filter(|replica| late(replica.lag_seconds)).count() {
+    let lost = asked.iter().filter(|replica| replica.lost).count();
+    if lost > 0 {
+        return Err(Failure::new(format!("{lost} of {} replicas cannot be restored", asked.len())));
+    }
+    match asked.iter().filter(|replica| late(replica)).count() {
         0 => Ok(()),
         n => Err(Failure::new(format!(
             "{n} of {} replicas are further behind than {}",

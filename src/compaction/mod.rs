@@ -30,4 +30,4 @@ pub use retention::{L0Decision, RetentionPolicy, base, delete, expired, l0, loca
 pub use run::{Compactor, Step};
 pub use snapshot::{Due, SnapshotSource, snapshot_due};
 pub use trusted::TrustedTime;
-pub use verify::{Cure, Fault, Finding, Gap, cure, findings, gaps, is_rooted};
+pub use verify::{Cure, Fault, Finding, Gap, cure, findings, gaps, is_rooted, way};

@@ -128,6 +128,27 @@ pub fn is_rooted(manifest: &Manifest) -> bool {
     true
 }
 
+/// Files that lead to the newest transaction, in order: the newest snapshot, and then always the file that reaches furthest.
+#[must_use]
+pub fn way(manifest: &Manifest) -> Vec<FileInfo> {
+    let mut way: Vec<FileInfo> = manifest.newest(Level::SNAPSHOT).copied().into_iter().collect();
+    let mut reached = way.first().map(|file| file.txids.max());
+    let mut files: Vec<FileInfo> = manifest.iter().filter(|file| file.level != Level::SNAPSHOT).copied().collect();
+    files.sort_unstable_by_key(|file| file.txids.min());
+    let mut files = files.into_iter().peekable();
+    loop {
+        let mut best: Option<FileInfo> = None;
+        while let Some(file) = files.next_if(|file| file.txids.min() <= Txid::after(reached)) {
+            if Some(file.txids.max()) > best.map_or(reached, |best| Some(best.txids.max())) {
+                best = Some(file);
+            }
+        }
+        let Some(best) = best else { return way };
+        reached = Some(best.txids.max());
+        way.push(best);
+    }
+}
+
 /// How a gap is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cure {
@@ -214,6 +235,27 @@ mod tests {
         assert_eq!(cure(gap(false), &local[2..]), Cure::Snapshot);
         assert_eq!(cure(gap(false), &[]), Cure::Snapshot);
         assert_eq!(cure(gap(true), &local[2..]), Cure::Accept);
+    }
+
+    #[test]
+    fn the_way_to_the_present_begins_with_the_newest_snapshot_and_takes_the_longest_files() {
+        let manifest = Manifest::new([
+            file(9, 1, 3, 0),
+            file(9, 1, 6, 0),
+            file(2, 4, 8, 0),
+            file(1, 1, 6, 0),
+            file(1, 7, 8, 0),
+            file(1, 9, 11, 0),
+            file(0, 10, 10, 0),
+            file(0, 11, 11, 0),
+            file(0, 12, 12, 0),
+            file(0, 14, 14, 0),
+        ]);
+        let names: Vec<_> = way(&manifest).iter().map(|f| (f.level.get(), f.txids.min().get())).collect();
+        assert_eq!(names, [(9, 1), (2, 4), (1, 9), (0, 12)]);
+        assert_eq!(way(&Manifest::default()), []);
+        assert_eq!(way(&Manifest::new([file(0, 1, 1, 0), file(0, 2, 2, 0)])).len(), 2);
+        assert_eq!(way(&Manifest::new([file(0, 2, 2, 0)])), [], "nothing leads there");
     }
 
     #[test]

@@ -251,6 +251,13 @@ impl Db {
                 .hint("stop the other one; this one goes on as soon as the lock is free"),
             _ => err,
         })?;
+        if let Some(known) = &self.last {
+            // Somebody else may have had it since it was given back.
+            let known = known.as_ref().map(|last| TxidRange::single(last.txid));
+            if self.local.newest(Level::L0)? != known {
+                self.reload_local();
+            }
+        }
         self.lock = Some(lock);
         self.local.remove_temp_files();
         Ok(())

@@ -27,6 +27,7 @@ mod quiet;
 mod record;
 mod reset;
 mod session;
+mod sidecars;
 mod snapshot;
 mod sync;
 mod unindexed;

@@ -8,6 +8,7 @@ use super::config::DbConfig;
 use super::gate::{Gate, Pass};
 use super::layer::{self, Layer};
 use super::quiet::{Behind, DbSeen, Places, Settled};
+use super::sidecars;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite::{Conn, Sqlite, WalIndex};
 use crate::sys::{Clock, File, FileId, OpenMode, World, mutant};
@@ -81,6 +82,7 @@ impl Session {
     /// # Errors
     /// `NotFound` while there is no database; else SQLite's or the file system's.
     pub(super) fn open(world: &World, sqlite: &Arc<dyn Sqlite>, config: &DbConfig) -> Result<Self> {
+        sidecars::check_rights(world.fs.as_ref(), &config.path)?;
         // Before the first connection: see the lock rule of `sqlite`.
         let file: Arc<dyn File> = world.fs.open(&config.path, OpenMode::Read)?.into();
         let stat = file.stat()?;
@@ -92,6 +94,7 @@ impl Session {
             return Err(refused.at(config.path.display()));
         }
         let layer = Layer::of(&page_1);
+        sidecars::prepare(world.fs.as_ref(), &config.path, file.as_ref())?;
         let mut reader = sqlite.open(&config.path, config.busy_timeout)?;
         let mut mode = reader.query("PRAGMA journal_mode")?;
         if mode != "wal" {

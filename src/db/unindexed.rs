@@ -203,7 +203,6 @@ impl Db {
     /// `Busy` if the index is still what it was: somebody else has the database open.
     pub(super) fn take_in_unindexed(&mut self) -> Result<()> {
         let before = self.session.as_ref().ok_or_else(not_open)?.wal_index()?;
-        self.mark_unkept()?;
         // Waits for snapshots that are being read.
         self.session = None;
         if !self.open()? {
@@ -216,6 +215,7 @@ impl Db {
                 .hint(HINT_OPEN_ELSEWHERE));
         }
         session.kept = mutant("unindexed-writer-trusted");
+        self.mark_unkept()?;
         if !std::mem::replace(&mut self.unkept, true) {
             warn!(system = "store", db = %self.config.name(), hint = HINT_NOT_KEPT,
                 "commits stood in the wal that its index did not know, and were taken in");
@@ -229,7 +229,7 @@ impl Db {
         self.config.meta_path.join(MARK)
     }
 
-    /// Leaves the note before anything is done on the strength of it.
+    /// Leaves the note before the log is read on the strength of it.
     fn mark_unkept(&self) -> Result<()> {
         let owner_mode = self.modes().map_or(OwnerMode::PRIVATE_FILE, |modes| modes.file);
         match self.world.fs.open(&self.unkept_mark(), OpenMode::CreateNew(owner_mode)) {

@@ -152,6 +152,9 @@ pub struct Lag {
     pub replica_txid: u64,
     /// Age of the oldest commit that the replica lacks.
     pub lag_seconds: f64,
+    /// Something that a restore needs is known to be gone from it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub lost: bool,
     /// What keeps it from being written to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -159,6 +159,7 @@ impl Control {
                     txid: txid(status.local.position),
                     replica_txid: txid(target.position),
                     lag_seconds: target.lag.as_secs_f64(),
+                    lost: target.lost,
                     error: trouble.map(|trouble| trouble.error.clone()),
                     retry_in_seconds: trouble.map(|trouble| self.until_retry(trouble)),
                     last_sync_at: target.last_success.map(local_time),

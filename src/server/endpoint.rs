@@ -187,10 +187,13 @@ pub(super) fn lacking(status: &DatabaseStatus, readiness: Readiness) -> Vec<Stri
     if status.state == RunState::Stopped {
         return Vec::new();
     }
-    let late = status.targets.iter().filter(|target| target.lag > readiness.max_lag);
+    let late = status.targets.iter().filter(|target| target.lost || target.lag > readiness.max_lag);
     late.map(|target| {
         let trouble = status.local.trouble.as_ref().or(target.trouble.as_ref());
         let why = trouble.map_or_else(String::new, |trouble| format!(": {}", trouble.error));
+        if target.lost {
+            return format!("{} cannot be restored{why}", target.name);
+        }
         format!("{} lacks commits of the last {} s{why}", target.name, target.lag.as_secs())
     })
     .collect()

@@ -10,6 +10,8 @@ use crate::types::{Level, Timestamp};
 /// its next boundary, which for snapshots is a day away.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(300);
+/// Time between two looks whether a replica still holds what was uploaded, where nothing else looks: two reads an hour.
+const LOOK: Duration = Duration::from_secs(3600);
 /// Pause before a job that could not begin yet is looked at again.
 const NOT_READY: Duration = Duration::from_secs(1);
 
@@ -24,6 +26,8 @@ pub(super) enum Job {
     RetainL0,
     /// List all levels and compare neighbours.
     Validate,
+    /// See whether what was uploaded is still there.
+    Look,
 }
 
 /// How it went.
@@ -66,6 +70,7 @@ impl Agenda {
             entries.push(later(Job::RetainL0, config.l0_check_interval));
         }
         entries.extend(config.validation_interval.map(|interval| later(Job::Validate, interval)));
+        entries.push(later(Job::Look, LOOK));
         Self { entries }
     }
 

@@ -12,6 +12,7 @@ use super::health::Health;
 use super::recover;
 use super::repeated::{Failing, Repeated};
 use super::targets::Target;
+use super::turns::{Seat, Turn, Turns};
 use crate::db::{Counters, Db, SyncReport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::LocalDir;
@@ -29,6 +30,9 @@ pub(super) struct Database {
     db: Arc<Mutex<Db>>,
     /// Bounds the steps that run at once in this process.
     pool: Arc<Pool>,
+    /// Whether it may be open.
+    turns: Arc<Turns>,
+    seat: Arc<Seat>,
     targets: Vec<Target>,
     /// Whether local state was compared with the targets since start. Held while that is done: two at it at
     /// once would fetch the same file into one place.
@@ -87,20 +91,22 @@ impl Database {
         sqlite: Arc<dyn Sqlite>,
         config: DatabaseConfig,
         trust: Duration,
-        pool: Arc<Pool>,
+        (pool, turns): (Arc<Pool>, Arc<Turns>),
         health: Arc<Health>,
         repeated: Arc<Repeated>,
     ) -> Self {
         let settings =
             Settings { name: config.db.name(), db: config.db.clone(), monitor_interval: config.monitor_interval };
         let meta_path = config.db.meta_path.clone();
-        let db = Db::new(world.clone(), sqlite, config.db);
+        let db = Arc::new(Mutex::new(Db::new(world.clone(), sqlite, config.db)));
         Self {
             local: LocalDir::new(&world, meta_path),
             world,
             config: settings,
-            db: Arc::new(Mutex::new(db)),
+            seat: Seat::new(&db),
+            db,
             pool,
+            turns,
             targets: config.targets.into_iter().enumerate().map(|(n, target)| Target::new(n, target, trust)).collect(),
             recovered: Mutex::default(),
             seen: News::default(),
@@ -201,8 +207,23 @@ impl Database {
         .await
     }
 
+    /// Waits until it may be open, and keeps it so for as long as the result lives.
+    pub(super) async fn turn(&self) -> Turn {
+        if let Some(turn) = self.turns.take_now(&self.seat, self.world.clock.as_ref()) {
+            return turn;
+        }
+        let _waiting = self.health.waits();
+        self.turns.take(&self.seat, &self.world).await
+    }
+
+    /// Whether it was closed to let others in, with nothing left to read, and nothing was written since.
+    pub(super) fn is_at_rest(&self) -> bool {
+        !Turns::has(&self.seat) && self.seat.is_untouched(self.world.fs.as_ref(), self.path())
+    }
+
     /// Brings the local files up to the last commit.
     pub(super) async fn sync_local(&self) -> Result<SyncReport> {
+        let _turn = self.turn().await;
         self.health.sync_begins(&self.world);
         let outcome = self.sync_steps().await;
         let told = outcome.as_ref().map(|(report, figures)| figures.map(|figures| (report.position, figures)));
@@ -245,12 +266,20 @@ impl Database {
     /// Ends the read transaction and closes all files. Every later step is refused.
     pub(super) async fn close(&self) -> Result<()> {
         let closed = Arc::clone(&self.closed);
-        self.with_db(move |db| {
+        let done = self.with_db(move |db| {
             db.close();
             closed.store(true, Ordering::Release);
             Ok(())
-        })
-        .await
+        });
+        let done = done.await;
+        self.turns.leave(&self.seat);
+        done
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.turns.leave(&self.seat);
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::turns::Turns;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::World;
 use crate::telemetry::{DatabaseMetrics, SyncFigures};
@@ -68,7 +69,9 @@ pub struct TargetStatus {
     pub last_success: Option<Timestamp>,
     /// Age of the oldest commit it lacks; zero if it lacks none.
     pub lag: Duration,
-    /// Why it is not written to, if it is not.
+    /// Something that a restore needs is known to be gone from it.
+    pub lost: bool,
+    /// Why it is not written to, or cannot be restored or seen, if so.
     pub trouble: Option<Trouble>,
 }
 
@@ -89,6 +92,17 @@ struct Local {
     /// Passes that failed since the last one that did not. While there are any, no look at the log can tell that all of
     /// it was read.
     failures: u32,
+    /// How many wait until the database may be open.
+    waiting: usize,
+}
+
+/// Somebody waits until the database may be open.
+pub(super) struct Waits<'a>(&'a Health);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.local).waiting -= 1;
+    }
 }
 
 #[derive(Debug, Default)]
@@ -97,15 +111,29 @@ struct Remote {
     known: Option<Option<Txid>>,
     last_success: Option<Timestamp>,
     trouble: Option<Trouble>,
+    /// Why it may not be possible to restore it.
+    doubt: Option<Doubt>,
     /// Since when what is not known has been unknown.
     unknown_since: Duration,
     pending: Pending,
 }
 
+/// A target that was looked at in vain.
+#[derive(Debug)]
+struct Doubt {
+    since: Duration,
+    /// Something is gone; else it could not be seen.
+    lost: bool,
+    trouble: Trouble,
+}
+
 impl Remote {
     /// Whether nothing of what is known locally is missing there.
     fn has(&self, position: Option<Txid>) -> bool {
-        self.pending.oldest().is_none() && self.known.flatten() >= position && position.is_some()
+        self.doubt.is_none()
+            && self.pending.oldest().is_none()
+            && self.known.flatten() >= position
+            && position.is_some()
     }
 }
 
@@ -179,6 +207,7 @@ impl Health {
             remote.known = None;
             remote.unknown_since = now;
             remote.trouble = None;
+            remote.doubt = None;
             remote.pending = Pending::default();
         }
     }
@@ -261,6 +290,12 @@ impl Health {
         }
     }
 
+    /// Somebody waits until the database may be open, for as long as the result lives.
+    pub(super) fn waits(&self) -> Waits<'_> {
+        lock(&self.local).waiting += 1;
+        Waits(self)
+    }
+
     /// The log cannot be followed for now.
     pub(super) fn local_trouble(&self, world: &World, err: &Error, failures: u32, retry_in: Duration) {
         lock(&self.local).status.trouble = Some(trouble(world, err, failures, retry_in));
@@ -304,10 +339,33 @@ impl Health {
         Some(trouble.hint.into_iter().fold(error, Error::hint))
     }
 
+    /// A target was looked at in vain, or (`lost`) lacks what a restore needs. Returns whether that is news.
+    pub(super) fn unseen(&self, world: &World, n: usize, err: &Error, lost: bool) -> bool {
+        let Some((_, remote)) = self.targets.get(n) else { return false };
+        let mut remote = lock(remote);
+        let before = remote.doubt.take();
+        let since = before.as_ref().map_or_else(|| world.clock.elapsed(), |doubt| doubt.since);
+        let was_lost = before.is_some_and(|doubt| doubt.lost);
+        if lost && remote.known.take().is_some() {
+            remote.unknown_since = world.clock.elapsed();
+        }
+        remote.doubt = Some(Doubt { since, lost: lost || was_lost, trouble: trouble(world, err, 1, Duration::ZERO) });
+        lost && !was_lost
+    }
+
+    /// A target holds what a restore needs. Returns whether it was known to lack something.
+    pub(super) fn seen(&self, n: usize) -> bool {
+        let Some((_, remote)) = self.targets.get(n) else { return false };
+        lock(remote).doubt.take().is_some_and(|doubt| doubt.lost)
+    }
+
     /// Where the local side stands.
     pub(super) fn local(&self, world: &World) -> LocalStatus {
         let local = lock(&self.local);
         let mut status = local.status.clone();
+        if local.waiting > 0 && status.trouble.is_none() {
+            status.trouble = Some(trouble(world, &Turns::why(), 0, Duration::ZERO));
+        }
         if status.active {
             status.took = world.clock.elapsed().saturating_sub(local.began);
         }
@@ -320,7 +378,7 @@ impl Health {
         let local = lock(&self.local);
         let unread = match &local.status {
             // Whatever was committed since may not have been read.
-            status if status.trouble.is_some() || local.failures > 0 => Some(local.current),
+            status if status.trouble.is_some() || local.failures > 0 || local.waiting > 0 => Some(local.current),
             status if status.active => Some(local.began),
             _ => None,
         };
@@ -330,14 +388,16 @@ impl Health {
             let remote = lock(remote);
             let unsent = remote.pending.oldest();
             let unknown = remote.known.is_none().then_some(remote.unknown_since).filter(|_| position.is_some());
-            let since = [unread, unsent, unknown].into_iter().flatten().min();
+            let doubtful = remote.doubt.as_ref().map(|doubt| doubt.since);
+            let since = [unread, unsent, unknown, doubtful].into_iter().flatten().min();
             TargetStatus {
                 name: name.clone(),
                 position: remote.known.flatten(),
                 pending: position.map_or(0, |p| p.get().saturating_sub(remote.known.flatten().map_or(0, Txid::get))),
                 last_success: remote.last_success,
                 lag: since.map_or(Duration::ZERO, |since| now.saturating_sub(since)),
-                trouble: remote.trouble.clone(),
+                lost: remote.doubt.as_ref().is_some_and(|doubt| doubt.lost),
+                trouble: remote.trouble.clone().or_else(|| remote.doubt.as_ref().map(|doubt| doubt.trouble.clone())),
             }
         };
         self.targets.iter().map(one).collect()
@@ -487,6 +547,31 @@ mod tests {
         bench.advance(3);
         bench.sync(2);
         assert_eq!(last(&bench), Some(1_003_000), "what was told before stays true");
+    }
+
+    #[test]
+    fn a_target_that_lacks_something_is_lost_until_it_is_whole_again() {
+        let bench = Bench::new();
+        let status = |bench: &Bench| bench.health.targets(&bench.world)[0].clone();
+        bench.sync(1);
+        bench.health.reached(0, txid(1), true);
+        let (unseen, gone) = (Error::new(ErrorKind::Unavailable, "out"), Error::new(ErrorKind::NotFound, "gone"));
+        assert!(!bench.health.unseen(&bench.world, 0, &unseen, false));
+        bench.advance(2);
+        assert_eq!((status(&bench).lost, status(&bench).lag.as_secs()), (false, 2));
+        assert!(bench.health.unseen(&bench.world, 0, &gone, true), "news");
+        assert!(!bench.health.unseen(&bench.world, 0, &gone, true), "known");
+        // Uploads go on, and it is not seen again: that makes nothing better.
+        bench.health.reached(0, txid(1), true);
+        assert!(!bench.health.unseen(&bench.world, 0, &unseen, false));
+        bench.advance(1);
+        bench.health.looked(&bench.world, Duration::ZERO);
+        let now = status(&bench);
+        assert_eq!((now.lost, now.lag.as_secs(), now.trouble.map(|t| t.error)), (true, 3, Some("out".to_owned())));
+        assert_eq!(now.last_success, Some(Timestamp::from_millis(1_000_000)));
+        assert!(bench.health.seen(0));
+        assert!(!bench.health.seen(0));
+        assert_eq!((status(&bench).lost, status(&bench).lag, status(&bench).trouble), (false, Duration::ZERO, None));
     }
 
     #[test]

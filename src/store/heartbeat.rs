@@ -161,6 +161,7 @@ mod tests {
             pending: 0,
             last_success: last_success.map(|seconds| Timestamp::from_millis(seconds * 1000)),
             lag: Duration::ZERO,
+            lost: false,
             trouble: None,
         };
         DatabaseStatus {

@@ -1,7 +1,7 @@
 //! The task that keeps one database's targets small and whole: compaction, snapshots, retention,
 //! validation, one at a time.
 //!
-//! An idle database costs a look at the manifest per interval, and no request.
+//! An idle database costs a look at the manifest per interval, and two requests an hour.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,7 +98,7 @@ impl Keeper {
     async fn attempt(&mut self, job: Job, stop: &CancellationToken) -> Result<(), (usize, Error)> {
         let database = Arc::clone(&self.database);
         let upkeep = Arc::clone(&self.upkeep);
-        let mut compacted = false;
+        let (mut compacted, mut looked) = (false, Ok(()));
         for (n, target) in database.targets().iter().enumerate() {
             let at = |err| (n, err);
             match job {
@@ -117,13 +117,15 @@ impl Keeper {
                     written.map_err(at)?;
                 }
                 Job::Validate => upkeep.validate(&database, target).await.map_err(at)?,
+                // One that is out of reach hides no other.
+                Job::Look => looked = looked.and(target.see(&database).await.map_err(at)),
                 Job::RetainL0 => {}
             }
         }
         if compacted || job == Job::RetainL0 {
             self.retain_l0().await;
         }
-        Ok(())
+        looked
     }
 
     async fn retain_l0(&mut self) {
@@ -150,6 +152,10 @@ impl Keeper {
                 error!(system = "store", db = %db, path = %self.database.path().display(), error = %err, hint, databases,
                     failures, outage, "l0 retention enforcement failed");
             }
+            Failing::Look => {
+                error!(system = "store", db = %db, error = %err, hint, databases, failures, outage,
+                    "cannot make sure that the replica still holds what was uploaded");
+            }
             _ => {
                 warn!(system = "store", db = %db, error = %err, hint, databases, failures, outage, "validation failed")
             }
@@ -171,5 +177,6 @@ fn what(job: Job) -> Failing {
         Job::Snapshot => Failing::Compaction(Level::SNAPSHOT.get()),
         Job::Validate => Failing::Validation,
         Job::RetainL0 => Failing::L0Retention,
+        Job::Look => Failing::Look,
     }
 }

@@ -10,7 +10,8 @@
 //! 5. Of each database at most one compaction or snapshot runs at a time, and of all databases a
 //!    bounded number.
 //! 6. Databases may be added, removed, started and stopped while others run (`registry`).
-//! 7. Closing syncs and uploads what is left, for as long as the settings say.
+//! 7. Where too few files may be open for all databases at once, those that fit are, and the others take turns (`turns`).
+//! 8. Closing syncs and uploads what is left, for as long as the settings say.
 
 mod agenda;
 mod ahead;
@@ -30,6 +31,7 @@ mod retry;
 mod shutdown;
 mod staged;
 mod targets;
+mod turns;
 mod upkeep;
 mod watcher;
 
@@ -52,6 +54,8 @@ use registry::{Entry, Refused, Registry};
 use repeated::Repeated;
 use retry::Outages;
 use shutdown::Limits;
+use turns::Turns;
+pub use turns::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_DATABASE};
 use upkeep::Upkeep;
 pub use watcher::DirWatcher;
 
@@ -80,6 +84,7 @@ struct Shared {
     pool: Arc<Pool>,
     outages: Arc<Outages>,
     repeated: Arc<Repeated>,
+    turns: Arc<Turns>,
     /// Whether final syncs are tried once only.
     hurried: AtomicBool,
     /// Whether databases that are opened are followed.
@@ -115,6 +120,7 @@ impl Store {
             pool: Arc::new(Pool::new(cores.max(2))),
             outages: Arc::default(),
             repeated: Arc::default(),
+            turns: Arc::default(),
             hurried: AtomicBool::new(false),
             started: AtomicBool::new(false),
             work: TaskTracker::new(),

@@ -80,6 +80,7 @@ pub(super) async fn run(database: Arc<Database>, stop: CancellationToken) {
         }
         if found == Look::Sync {
             times.synced = Some(now);
+            let Some(_turn) = stop.run_until_cancelled(database.turn()).await else { return };
             match database.sync_local().await {
                 Ok(report) => {
                     trouble.over();
@@ -116,6 +117,9 @@ fn look(database: &Database, times: &Times, now: Duration) -> Look {
     };
     if since >= FULL_PASS {
         return Look::Sync;
+    }
+    if database.is_at_rest() {
+        return Look::Current;
     }
     // Somebody else is at it; there will be another look.
     let Some(db) = database.try_db() else { return Look::Nothing };

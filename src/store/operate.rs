@@ -235,7 +235,7 @@ impl Store {
             Arc::clone(&shared.sqlite),
             entry.config.clone(),
             shared.upkeep.trust(),
-            Arc::clone(&shared.pool),
+            (Arc::clone(&shared.pool), Arc::clone(&shared.turns)),
             Arc::clone(&entry.health),
             Arc::clone(&shared.repeated),
         ));

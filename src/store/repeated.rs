@@ -27,6 +27,8 @@ pub(super) enum Failing {
     L0Retention,
     /// Looking for gaps.
     Validation,
+    /// Looking whether what was uploaded is still there.
+    Look,
     /// The last sync before the end.
     FinalSync,
 }
@@ -42,6 +44,7 @@ impl Failing {
             Self::SnapshotRetention => "retention",
             Self::L0Retention => "l0 retention",
             Self::Validation => "validation",
+            Self::Look => "look at the replica",
             Self::FinalSync => "final sync",
         }
     }

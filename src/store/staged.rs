@@ -25,6 +25,7 @@ impl Staged {
     /// One of the same transaction as `before` keeps its time: it will replace it, and what could be restored from
     /// that moment on still can be.
     pub(super) async fn write(database: &Database, before: Option<(Txid, Timestamp)>) -> Result<Self> {
+        let _turn = database.turn().await;
         let (mut reader, position, modes, meta) = database
             .with_db(move |db| {
                 let mut reader = db.begin_snapshot()?;

@@ -132,6 +132,10 @@ impl Upkeep {
         if target.manifest().read(target.replica(), |m| m.max(level) >= until).await? {
             return Ok(false);
         }
+        if level.get() == 1 {
+            // Increments without a base are of no use to anybody.
+            target.see(database).await?;
+        }
         let _permit = self.permit().await?;
         let (mut wrote, mut healed) = (false, false);
         while !stop.is_cancelled() {

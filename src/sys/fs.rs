@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::ownership::Identity;
 use crate::error::Result;
 use crate::types::Timestamp;
 
@@ -198,7 +199,28 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
     fn remove_dir_all(&self, dir: &Path) -> Result<()>;
     /// Whose the files are that are created here; `None` where that means nothing.
     fn user(&self) -> Option<u32> {
+        self.identity().map(|who| who.user)
+    }
+    /// Who creates files here; `None` where that means nothing.
+    fn identity(&self) -> Option<Identity> {
         None
+    }
+    /// Whether this process is allowed to write what the path names. Only rights count: what is mounted read-only, or
+    /// is not there, is not forbidden.
+    fn may_write(&self, _path: &Path) -> bool {
+        true
+    }
+    /// Whether an access control list decides who may use what is created in a directory.
+    fn has_default_acl(&self, _dir: &Path) -> bool {
+        false
+    }
+    /// Creates an empty file with exactly this mode, whatever the umask, and with owner and group as far as this process
+    /// may give them. Returns what it became.
+    ///
+    /// # Errors
+    /// `Exists`, `PermissionDenied`, I/O errors.
+    fn create_empty(&self, path: &Path, owner_mode: OwnerMode) -> Result<FileStat> {
+        self.open(path, OpenMode::CreateNew(owner_mode))?.stat()
     }
     /// Makes the entries of a directory durable.
     ///

@@ -13,6 +13,7 @@ mod http_get;
 mod memory;
 mod news;
 mod os_fs;
+pub mod ownership;
 mod publish;
 mod random;
 mod repeats;
@@ -24,7 +25,7 @@ pub use backoff::{Backoff, LogLimiter};
 pub use blocking::{Begun, Steps, begin, blocking, run_steps_by, wait};
 pub use clock::{BootId, Clock, ManualClock, SystemClock};
 pub use descriptors::allow_many_descriptors;
-pub(crate) use descriptors::restore_descriptor_limit;
+pub(crate) use descriptors::{descriptor_limit, restore_descriptor_limit};
 #[cfg(debug_assertions)]
 pub use fault::choose_mutant;
 pub use fault::{FaultPoint, fault_point};

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 
 use super::file_lock;
 use super::fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, OpenMode, OwnerMode};
+use super::ownership::Identity;
 use crate::error::{Error, Result};
 use crate::types::Timestamp;
 
@@ -38,11 +39,22 @@ fn stat_of(meta: &fs::Metadata) -> FileStat {
     }
 }
 
-/// Owners can only be given away by root; everybody else keeps what they create.
-fn give_to(path: &Path, owner: Option<(u32, u32)>) {
-    if let Some((uid, gid)) = owner {
-        let _ = std::os::unix::fs::chown(path, Some(uid), Some(gid));
+/// Owners can only be given away by root; everybody else keeps what they create, and gives it to a group they are in.
+/// By descriptor or without following links: whoever owns the directory could put one in the place of the new name.
+fn give(owner: Option<(u32, u32)>, chown: impl Fn(Option<u32>, Option<u32>) -> io::Result<()>) {
+    if let Some((uid, gid)) = owner
+        && chown(Some(uid), Some(gid)).is_err()
+    {
+        let _ = chown(None, Some(gid));
     }
+}
+
+fn give_file(file: &fs::File, owner: Option<(u32, u32)>) {
+    give(owner, |uid, gid| fchown(file, uid, gid));
+}
+
+fn give_name(path: &Path, owner: Option<(u32, u32)>) {
+    give(owner, |uid, gid| lchown(path, uid, gid));
 }
 
 impl File for OsFile {
@@ -93,7 +105,7 @@ impl Fs for OsFs {
         };
         let file = options.open(path).map_err(|e| Error::io("open", e).at(path.display()))?;
         if let OpenMode::CreateNew(om) = mode {
-            give_to(path, om.owner);
+            give_file(&file, om.owner);
         }
         Ok(Box::new(OsFile { file, path: path.to_owned() }))
     }
@@ -139,7 +151,7 @@ impl Fs for OsFs {
         }
         match fs::DirBuilder::new().mode(om.mode).create(dir) {
             Ok(()) => {
-                give_to(dir, om.owner);
+                give_name(dir, om.owner);
                 // The new entry must survive a power cut as surely as the files put below it.
                 match dir.parent() {
                     Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
@@ -177,7 +189,7 @@ impl Fs for OsFs {
 
     fn lock(&self, path: &Path, owner_mode: OwnerMode, owner: &str) -> Result<Box<dyn Lock>> {
         let lock = file_lock::take(path, owner_mode, owner)?;
-        give_to(path, owner_mode.owner);
+        give_name(path, owner_mode.owner);
         Ok(Box::new(lock))
     }
 
@@ -195,8 +207,29 @@ impl Fs for OsFs {
         }
     }
 
-    fn user(&self) -> Option<u32> {
-        Some(rustix::process::geteuid().as_raw())
+    fn identity(&self) -> Option<Identity> {
+        use rustix::process::{getegid, geteuid, getgroups};
+        let groups = getgroups().unwrap_or_default().into_iter().map(|group| group.as_raw()).collect();
+        Some(Identity { user: geteuid().as_raw(), group: getegid().as_raw(), groups })
+    }
+
+    fn may_write(&self, path: &Path) -> bool {
+        use rustix::fs::{Access, access};
+        use rustix::io::Errno;
+        !matches!(access(path, Access::READ_OK | Access::WRITE_OK), Err(Errno::ACCESS | Errno::PERM))
+    }
+
+    fn has_default_acl(&self, dir: &Path) -> bool {
+        rustix::fs::getxattr(dir, "system.posix_acl_default", &mut [0_u8; 0][..]).is_ok_and(|len| len > 0)
+    }
+
+    fn create_empty(&self, path: &Path, om: OwnerMode) -> Result<FileStat> {
+        let fail = |e| Error::io("create", e).at(path.display());
+        let made = fs::OpenOptions::new().write(true).create_new(true).mode(om.mode).open(path).map_err(fail)?;
+        give_file(&made, om.owner);
+        // After the owner was changed, which may take bits away, and in spite of the umask.
+        made.set_permissions(fs::Permissions::from_mode(om.mode & 0o777)).map_err(fail)?;
+        Ok(stat_of(&made.metadata().map_err(fail)?))
     }
 
     fn sync_dir(&self, dir: &Path) -> Result<()> {

@@ -498,7 +498,8 @@ fn refusing(status: &'static str) -> u16 {
             let mut stream = stream.unwrap();
             let mut head = [0; 4096];
             let _ = stream.read(&mut head);
-            let _ = stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes());
+            let _ = stream
+                .write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes());
         }
     });
     port

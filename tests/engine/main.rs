@@ -11,6 +11,7 @@ mod moving_the_mark;
 mod outrun;
 mod random_histories;
 mod restarts;
+mod sidecars;
 mod snapshots;
 mod support;
 mod unindexed;

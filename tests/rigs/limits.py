@@ -3,6 +3,8 @@
 
 descriptors   a daemon with 12 databases may open no more files, from its start or from some moment on: it must say so, name
               what it could not save, every restore must still be an exact past state, and it must go on by itself when the limit is lifted
+turns         more databases than may be open at once, all of them written to: every one is replicated, one line in the log says
+              which limit to raise, nobody stays behind; the same after a restart, and with the last commits at SIGTERM
 clock         the wall clock of a daemon jumps by hours and by a year, both ways: every restore right, the newest state never
               older than before, and no snapshot removed sooner than the retention of real time allows
 
@@ -123,6 +125,36 @@ def descriptors(rig):
     rig.case("descriptors: too few at start, every loss named", not unsaid, f"exit {code}, not named: {unsaid}")
 
 
+def turns(rig):
+    count, files = rig.args.databases, rig.args.files
+    place = Set(rig, "turns", count, **{"shutdown-sync-timeout": "10s"})
+    limited = ["prlimit", f"--nofile={files}:{files}", rig.bin.path, "replicate", "-config", place.config]
+    for life in ("first", "second"):
+        mark = len(place.log.read_text(errors="replace")) if place.log.exists() else 0
+        daemon = common.Daemon(limited, place.log)
+        began = time.monotonic()
+        for _ in range(4):
+            place.write(1)
+            time.sleep(0.5)
+        late = [] if caught_up(place, 60) else place.behind()
+        text = place.log.read_text(errors="replace")[mark:]
+        said = [line for line in text.splitlines() if "LimitNOFILE" in line and "level=WARN" in line]
+        failed = [line for line in text.splitlines() if EMFILE.search(line) and "level=ERROR" in line]
+        rig.case(f"turns: {count} databases, {files} files, {life} life", not late and daemon.alive(),
+                 f"{len(late)} behind: {late[:2]}" if late else f"all there after {time.monotonic() - began:.1f} s")
+        rig.case(f"turns: one line names the limit, {life} life", len(said) == 1, (said or ["none"])[0][-200:] + f", {len(said)} lines")
+        rig.case(f"turns: nobody meets the limit, {life} life", not failed, (failed or ["no error"])[0][-200:])
+        most = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+        # Those that are open use the first of the line up; a few write on, most are quiet.
+        for source in place.sources[:: max(1, count // 10)]:
+            chain.step(source, 1)
+        rig.case(f"turns: some go on, {life} life", caught_up(place, 30), f"{place.behind()[:2]}, {most} files open")
+        place.write(1)
+        code = daemon.terminate()
+        rig.case(f"turns: last commits at SIGTERM, {life} life", code == 0 and not place.behind(), f"exit {code}, {place.behind()[:2]}")
+        place.write(1)
+
+
 def clock(rig):
     preload = next((p for p in PRELOADS if p.exists()), None)
     if preload is None:
@@ -173,10 +205,12 @@ def clock(rig):
 
 def main():
     p = common.parser(__doc__)
-    p.add_argument("--only", default="descriptors,clock")
+    p.add_argument("--only", default="descriptors,turns,clock")
+    p.add_argument("--databases", type=int, default=40, help="of turns")
+    p.add_argument("--files", type=int, default=160, help="how many the daemon of turns may have open")
     p.add_argument("--step-seconds", type=float, default=6, help="how long each position of the clock lasts")
     rig = common.Rig("limits", args := p.parse_args())
-    for name, case in (("descriptors", descriptors), ("clock", clock)):
+    for name, case in (("descriptors", descriptors), ("turns", turns), ("clock", clock)):
         if name in args.only.split(","):
             case(rig)
     rig.finish()

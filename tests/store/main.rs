@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod defects;
+mod emptied;
 mod lost_state;
 mod registry;
 mod stopping;

@@ -8,15 +8,13 @@ use rustix::fs::Access;
 use super::super::process;
 use super::super::{App, shellwords};
 use crate::config::{Config, DbSettings, Finding, HostKey, NatsAuth, ReplicaKind, SftpSettings};
+use crate::store::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_DATABASE};
+use crate::sys::fs::with_suffix;
+use crate::sys::ownership::{Making, making};
 use crate::sys::{FileId, FileKind, Fs, OpenMode, read_full_at};
 
 /// Compaction levels between 0 and the snapshot level.
 const MAX_LEVELS: usize = 8;
-/// Descriptors a busy database may need: connections, log, lock, a file being written, an upload.
-const DESCRIPTORS_PER_DATABASE: u64 = 8;
-/// Descriptors of everything else.
-const DESCRIPTORS_BESIDES: u64 = 64;
-
 /// What is wrong beyond the text of the file.
 pub(super) fn examine(app: &App, config: &Config) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -135,6 +133,23 @@ fn existing_database(fs: &dyn Fs, setting: &str, path: &Path, len: u64, found: &
     {
         found.push(Finding::error(setting, format!("{} cannot be written by this user", dir.display())));
     }
+    if locks_others_out(fs, path) {
+        found.push(
+            Finding::error(setting, format!("files that this user creates beside {shown} would lock out others that use it"))
+                .hint("run as its owner, or join its group and let that read and write (chmod g+rw, chmod g+s on the directory)"),
+        );
+    }
+}
+
+/// Whether `-wal` and `-shm` are still to be made, and could not be made so that they serve whom the database serves.
+fn locks_others_out(fs: &dyn Fs, path: &Path) -> bool {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let there = |suffix| fs.stat(&with_suffix(path, suffix)).is_ok();
+    if there("-wal") && there("-shm") || fs.has_default_acl(dir) {
+        return false;
+    }
+    let (Some(who), Ok(db), Ok(dir)) = (fs.identity(), fs.stat(path), fs.stat(dir)) else { return false };
+    matches!(making(&who, db.owner_mode, dir.owner_mode), Making::Impossible { .. })
 }
 
 fn first_bytes(fs: &dyn Fs, path: &Path) -> Result<[u8; 20], String> {
@@ -276,7 +291,9 @@ fn descriptors(databases: u64, found: &mut Vec<Finding>) {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let needed = needed_descriptors(databases);
     if let Some(limit) = limit.filter(|limit| *limit < needed) {
-        let text = format!("{databases} databases may need {needed} open files; the limit is {limit}");
+        let text = format!(
+            "{databases} databases may need {needed} open files; the limit is {limit}, so they may have to take turns"
+        );
         found.push(Finding::warning("dbs", text).hint("raise it: ulimit -n, or LimitNOFILE= in a systemd unit"));
     }
 }

@@ -2,10 +2,11 @@
 
 mod heal;
 mod moment;
+mod presence;
 mod snapshot;
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(super) struct Target {
     shared_until: AtomicU64,
     /// A snapshot of ours that others could still follow.
     ahead: Ahead,
+    /// Counts the looks whether everything is still there.
+    looks: AtomicUsize,
     /// Set once somebody else was found to write to it. From then on nothing is: see [`lineage`].
     rival: OnceLock<Txid>,
 }
@@ -87,6 +90,7 @@ impl Target {
             ready: AtomicBool::new(false),
             shared_until: AtomicU64::new(0),
             ahead: Ahead::default(),
+            looks: AtomicUsize::new(0),
             rival: OnceLock::new(),
         }
     }
@@ -144,8 +148,8 @@ impl Target {
         self.pass(database, limit, false).await
     }
 
-    /// Uploads all pending files, for somebody who is to be told that everything is there: if nothing was uploaded
-    /// just now, the target is asked whether it still is ours.
+    /// Uploads all pending files, for somebody who is to be told that everything is there: the target is asked whether
+    /// it still holds what it held, and if nothing was uploaded just now, whether it still is ours.
     ///
     /// # Errors
     /// As [`Target::sync`].
@@ -165,8 +169,13 @@ impl Target {
         let began = Moment::now(database);
         // What was sent before the program stopped waiting is not known to be there.
         let unfinished = Unfinished(&self.manifest);
+        let mut remembered = known.position.take();
         let uploaded = async {
-            let position = match known.position.take() {
+            if surely && remembered.is_some() && self.is_gone(database).await? {
+                remembered = None;
+            }
+            let whole = remembered.is_none();
+            let position = match remembered {
                 Some(position) => position,
                 None if mutant("store-replica-not-asked") => {
                     let proven = Moment::now(database);
@@ -176,22 +185,26 @@ impl Target {
             };
             let (position, pass) = self.upload(database, position, local, limit).await?;
             if !surely {
-                return Ok((position, pass));
+                return Ok((position, pass, whole));
             }
             let since = |proven: Moment| proven.age(database) <= began.age(database);
             let looked = self.still_ours(database, position, local, since).await?;
             if looked.txid == position.txid {
-                return Ok((looked, pass));
+                return Ok((looked, pass, whole));
             }
-            self.upload(database, looked, local, limit).await
+            let (position, pass) = self.upload(database, looked, local, limit).await?;
+            Ok((position, pass, whole))
         };
         match uploaded.await {
-            Ok((position, pass)) => {
+            Ok((position, pass, whole)) => {
                 std::mem::forget(unfinished);
                 // Only now, so that an error leaves nothing assumed.
                 known.position = Some(position);
                 let told = if mutant("store-local-position-told") { Some(local) } else { position.txid };
                 database.health().reached(self.n, told, pass == Pass::Done);
+                if whole && pass == Pass::Done {
+                    self.is_whole(database);
+                }
                 self.ready.store(true, Ordering::Release);
                 Ok(pass)
             }

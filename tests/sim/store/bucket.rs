@@ -133,6 +133,20 @@ impl Bucket {
         lost
     }
 
+    /// Loses everything, or what is older than some of it, as a lifecycle rule does. Returns how much.
+    pub(super) fn purge(&self, rng: &mut Rng) -> usize {
+        let mut state = self.state();
+        let mut times: Vec<u64> = state.objects.values().map(|object| object.since_us).collect();
+        times.sort_unstable();
+        let until = match rng.permille(500) {
+            true => u64::MAX,
+            false => times.get(rng.index(times.len())).copied().unwrap_or(0),
+        };
+        let before = state.objects.len();
+        state.objects.retain(|_, object| object.since_us > until);
+        before - state.objects.len()
+    }
+
     /// Loses the newest objects of level 0 that were acknowledged, up to `most`, which nothing comes after.
     pub(super) fn lose_newest(&self, most: usize) {
         let mut state = self.state();

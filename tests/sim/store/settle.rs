@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use litestream::error::ErrorKind;
+use litestream::replica::FileInfo;
+use litestream::restore::{Target, plan};
 
 use super::bucket::Bucket;
+use super::daemon::Daemon;
 use super::manners::Manners;
 use super::sim::Sim;
 use super::site::Site;
@@ -142,6 +145,58 @@ impl Sim {
             let lost = bucket.lose(rng, 3);
             self.say(|| format!("  site {n} has lost {lost:?}"));
             self.lossy[n].set(self.lossy[n].get() || !lost.is_empty());
+        }
+    }
+
+    /// A target is emptied, or loses what is old, under the running program. Commits go on, and nothing else gives cause for
+    /// a listing: within two rounds of level 1 it can be restored again, or whoever asks is told that it cannot.
+    pub(super) async fn purge(&self, rng: &mut Rng) {
+        let Some(level_1) = self.swarm.levels.first().copied() else { return };
+        let Some(daemon) = self.ensure_daemon().await else { return };
+        let mut ours = self.sites.iter().enumerate().take(self.ours);
+        let Some((n, bucket)) = ours.find_map(|(n, site)| match site {
+            Site::Bucket(bucket) if !self.lossy[n].get() => Some((n, bucket)),
+            _ => None,
+        }) else {
+            return;
+        };
+        // What was begun may still be going on, and put objects beside the hole that nobody made yet.
+        self.sync(Duration::from_secs(600)).await;
+        if self.is_stopped() || self.acked[n].get() == 0 {
+            return;
+        }
+        let position = |daemon: &Daemon| daemon.managed.status().targets.get(n).and_then(|target| target.position);
+        let held = position(&daemon);
+        let lost = bucket.purge(rng);
+        self.say(|| format!("  site {n} has lost {lost} objects"));
+        if lost == 0 {
+            return;
+        }
+        self.lossy[n].set(true);
+        let restorable = || {
+            let files: Vec<FileInfo> = self.sites[n].contents(&self.disk).iter().map(|stored| stored.file).collect();
+            // What it held at least: while it is uploaded again, it holds less.
+            plan(&files, Target::Latest).is_ok_and(|plan| plan.last().map(|file| file.txids.max()) >= held)
+        };
+        // Twice the interval, and what the slowest requests take.
+        let rounds = (2 * level_1 + 900) / 5;
+        for _ in 0..rounds {
+            self.app_steps(&self.app, rng.next(), 2);
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            if self.is_stopped() || self.is_dead() {
+                return;
+            }
+            if restorable() {
+                self.say(|| format!("  site {n} can be restored again"));
+                self.lossy[n].set(false);
+                self.first_snapshot[n].set(Some(self.disk.wall()));
+                return;
+            }
+        }
+        let status = daemon.managed.status();
+        let said = status.targets.get(n).is_some_and(|target| target.lost || target.trouble.is_some());
+        if !said && status.local.trouble.is_none() {
+            self.violate("I18 missed", format!("site {n} cannot be restored, and nobody says so"));
         }
     }
 

@@ -382,6 +382,7 @@ impl Sim {
                 self.disk.lock().wall_ms += step / rng.pick(&[1, 1000]);
             }
             Act::Rival(_) => self.rival_acts(&mut rng).await,
+            Act::LoseObjects(_) if rng.permille(500) => self.purge(&mut rng).await,
             Act::LoseObjects(_) => self.lose_objects(&mut rng),
             Act::Follow(_) => self.follow_for_a_while(&mut rng).await,
             Act::Neighbour(_) => self.neighbour_acts(&mut rng).await,
