@@ -70,6 +70,8 @@ pub struct TargetStatus {
     pub lag: Duration,
     /// Why it is not written to, if it is not.
     pub trouble: Option<Trouble>,
+    /// It replaces what is there whatever it is told: a second writer is not noticed.
+    pub unguarded: bool,
 }
 
 /// See the module.
@@ -97,6 +99,7 @@ struct Remote {
     /// Since when what is not known has been unknown.
     unknown_since: Duration,
     pending: Pending,
+    unguarded: bool,
 }
 
 impl Remote {
@@ -268,6 +271,13 @@ impl Health {
         }
     }
 
+    /// Whether a target refuses a second writer.
+    pub(super) fn guarded(&self, n: usize, guarded: bool) {
+        if let Some((_, remote)) = self.targets.get(n) {
+            lock(remote).unguarded = !guarded;
+        }
+    }
+
     /// A target could not be written to.
     pub(super) fn lost_track(&self, world: &World, n: usize) {
         let Some((_, remote)) = self.targets.get(n) else { return };
@@ -317,6 +327,7 @@ impl Health {
                 last_success: remote.last_success,
                 lag: since.map_or(Duration::ZERO, |since| now.saturating_sub(since)),
                 trouble: remote.trouble.clone(),
+                unguarded: remote.unguarded,
             }
         };
         self.targets.iter().map(one).collect()

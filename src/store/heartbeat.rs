@@ -162,6 +162,7 @@ mod tests {
             last_success: last_success.map(|seconds| Timestamp::from_millis(seconds * 1000)),
             lag: Duration::ZERO,
             trouble: None,
+            unguarded: false,
         };
         DatabaseStatus {
             path: path.into(),

@@ -29,6 +29,7 @@ mod retry;
 mod shutdown;
 mod staged;
 mod targets;
+mod unguarded;
 mod upkeep;
 mod watcher;
 
@@ -48,6 +49,7 @@ pub use operate::{Changed, DatabaseStatus, Managed, RemoteLevel, Synced};
 pub use registry::RunState;
 use registry::{Entry, Refused, Registry};
 use retry::Outages;
+pub use unguarded::unguarded;
 use upkeep::Upkeep;
 pub use watcher::DirWatcher;
 

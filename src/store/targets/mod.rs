@@ -24,6 +24,7 @@ use crate::store::config::TargetConfig;
 use crate::store::database::Database;
 use crate::store::lineage::{self, Kinship};
 use crate::store::retry::{Outages, Retry};
+use crate::store::unguarded::{self, Noted};
 use crate::sys::{LogLimiter, OpenMode, blocking, mutant};
 use crate::types::{Level, PageSize, Txid, TxidRange};
 use crate::wal::WalHeader;
@@ -49,6 +50,8 @@ pub(super) struct Target {
     ahead: Ahead,
     /// Set once somebody else was found to write to it. From then on nothing is: see [`lineage`].
     rival: OnceLock<Txid>,
+    /// What was told of how it treats a second writer.
+    noted: Noted,
 }
 
 /// What the target is known to hold. Forgotten after any error.
@@ -88,6 +91,7 @@ impl Target {
             shared_until: AtomicU64::new(0),
             ahead: Ahead::default(),
             rival: OnceLock::new(),
+            noted: Noted::default(),
         }
     }
 
@@ -373,6 +377,7 @@ impl Target {
         };
         self.manifest.written(info);
         self.is_there(txids.max());
+        unguarded::note(database, self.n, &self.noted).await;
         debug!(system = "store", db = %database.name(), replica = self.replica().kind(), level = 0,
             minTXID = %txids.min(), maxTXID = %txids.max(), size = info.size, "ltx file uploaded");
         Ok(info)
