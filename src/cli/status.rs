@@ -13,7 +13,8 @@ use super::{App, Failure, output};
 use crate::config::DbSettings;
 use crate::error::ErrorKind;
 use crate::ltx::LocalDir;
-use crate::server::api::{Lag, Lags};
+use crate::server::api::{Lag, Lags, UNGUARDED};
+use crate::store::unguarded;
 use crate::sys::fs::with_suffix;
 use crate::types::{Level, format_duration};
 
@@ -49,6 +50,9 @@ struct Row {
     status: &'static str,
     local_txid: String,
     wal_size: String,
+    /// Replicas that do not refuse a second writer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 const UNKNOWN: &str = "-";
@@ -66,10 +70,14 @@ pub(super) fn run(app: &mut App, matches: &Matches) -> Result<(), Failure> {
         return output::print(&output::json(&rows)?);
     }
     let mut table = output::Table::new(&["database", "status", "local txid", "wal size"]);
+    let mut warnings = String::new();
     for row in rows {
+        warnings.extend(row.warnings.iter().map(|warning| format!("warning: {}: {warning}\n", row.database)));
         table.row([row.database, row.status.to_owned(), row.local_txid, row.wal_size]);
     }
-    output::print(&table.render())
+    output::print(&table.render())?;
+    output::print_err(&warnings);
+    Ok(())
 }
 
 fn row(app: &App, db: &DbSettings) -> Row {
@@ -79,6 +87,7 @@ fn row(app: &App, db: &DbSettings) -> Row {
         status,
         local_txid,
         wal_size,
+        warnings: unguarded(fs.as_ref(), &db.meta_path).iter().map(|at| format!("{at}: {UNGUARDED}")).collect(),
     };
     if matches!(fs.stat_opt(&db.path), Ok(None)) {
         return row("no database", UNKNOWN.to_owned(), UNKNOWN.to_owned());
@@ -149,6 +158,11 @@ fn max_lag(matches: &Matches, limit: Duration) -> Result<(), Failure> {
             ]);
         }
         output::print(&table.render())?;
+        for replica in &asked {
+            if let Some(warning) = &replica.warning {
+                output::print_err(&format!("warning: {}: {}: {warning}\n", replica.path, replica.replica));
+            }
+        }
     }
     let lost = asked.iter().filter(|replica| replica.lost).count();
     if lost > 0 {

@@ -8,10 +8,11 @@
 //!    the details), also when a clock is set or a pass ends half-way.
 //! 3. An idle target is not listed, and no compaction needs a listing (`manifest`).
 //!
-//! Decisions are pure functions over a [`Manifest`]; `run` and [`delete`] carry them out. Who does
+//! Decisions are pure functions over a [`Manifest`]; `run` and [`Deletion::run`] carry them out. Who does
 //! it when, for which databases, is the business of `store`. The database is seen only through
 //! [`SnapshotSource`].
 
+mod deletion;
 mod levels;
 mod manifest;
 mod plan;
@@ -23,10 +24,11 @@ mod testing;
 mod trusted;
 mod verify;
 
+pub use deletion::Deletion;
 pub use levels::{Levels, too_early, truncate, until_next};
 pub use manifest::{Manifest, SharedManifest};
 pub use plan::{Limits, Plan, plan, same_page_size};
-pub use retention::{L0Decision, RetentionPolicy, base, delete, expired, l0, local_l0};
+pub use retention::{L0Decision, RetentionPolicy, base, expired, l0, local_l0};
 pub use run::{Compactor, Step};
 pub use snapshot::{Due, SnapshotSource, snapshot_due};
 pub use trusted::TrustedTime;

@@ -7,23 +7,19 @@
 //!    than the window, and with it the way to all states up to the next snapshot.)
 //! 3. No file is deleted that a plan for a moment of the window, begun at a snapshot or a compacted
 //!    file, needs. Inside the window only precision is lost: from single syncs to level 1.
-//! 4. These hold between any two deletions too: a crash half-way leaves nothing unrestorable.
+//! 4. These hold between any two deletions too, however the store orders those that may go together
+//!    ([`Deletion`]): a crash half-way leaves nothing unrestorable.
 //!
-//! Deciding is pure; [`delete`] carries it out.
+//! Deciding is pure; [`Deletion::run`] carries it out.
 
 use std::time::Duration;
 
-use tracing::debug;
-
-use super::manifest::{Manifest, SharedManifest};
-use crate::error::Result;
+use super::deletion::Deletion;
+use super::manifest::Manifest;
 use crate::ltx::{Header, Trailer};
-use crate::replica::{FileInfo, Replica};
+use crate::replica::FileInfo;
 use crate::sys::mutant;
 use crate::types::{Level, Timestamp, Txid, TxidRange};
-
-/// Files deleted in one call.
-const BATCH: usize = 1000;
 
 /// What the settings say about deleting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +49,9 @@ fn is_sound(file: &FileInfo) -> bool {
     file.txids.is_snapshot() && file.size >= (Header::SIZE + Trailer::SIZE) as u64
 }
 
-/// Snapshots before the base, and of levels 1…8 what lies below the last of them; in the order they
-/// are to be deleted in.
+/// Snapshots before the base, and of levels 1…8 what lies below the last of them. They may go in any order:
+/// whatever moment of the window is asked for, a restore starts at the base or later. With the snapshots last, what an
+/// end half-way leaves is found again.
 ///
 /// The floor is the last snapshot that goes, not the first that stays: a restore that was planned
 /// before still finds the files that follow its snapshot.
@@ -77,8 +74,8 @@ pub fn expired(manifest: &Manifest, window: Timestamp) -> Vec<FileInfo> {
 /// What level 0 may lose.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct L0Decision {
-    /// To be deleted from the target, in this order.
-    pub delete: Vec<FileInfo>,
+    /// To be deleted from the target.
+    pub delete: Deletion,
     /// Local files up to here are not needed on behalf of this target.
     pub local: Option<Txid>,
     /// The end of level 1.
@@ -93,8 +90,8 @@ pub struct L0Decision {
 /// the snapshot that the window's restores start from, if there is one.
 ///
 /// Files that became one file of level 1 go together. A moment inside such a file can be restored
-/// exactly while all of them are there, and to the state before it when none is; with some of them
-/// missing there would be a gap. For the same reason they go newest first.
+/// exactly while all of them are there, and to the state before it when none is; with one in the middle
+/// missing there would be a gap, and the moment refused. So each goes only after those that follow it are gone.
 #[must_use]
 pub fn l0(manifest: &Manifest, cutoff: Timestamp, base: Option<Txid>) -> L0Decision {
     let files = manifest.level(Level::L0);
@@ -132,11 +129,15 @@ pub fn l0(manifest: &Manifest, cutoff: Timestamp, base: Option<Txid>) -> L0Decis
             continue;
         }
         let kept = |file: &&FileInfo| **file != newest;
+        let mut going: Vec<FileInfo> = group.iter().rev().filter(kept).copied().collect();
         if mutant("store-l0-oldest-first") {
-            decision.delete.extend(group.iter().filter(kept));
-            continue;
+            going.reverse();
         }
-        decision.delete.extend(group.iter().rev().filter(kept));
+        if mutant("store-l0-in-any-order") {
+            decision.delete.in_any_order(going);
+        } else {
+            decision.delete.in_turn(going);
+        }
     }
     decision.local = first_kept(files, &decision.delete).and_then(|kept| Txid::new(kept.get() - 1));
     decision
@@ -162,8 +163,8 @@ fn effective_stamps(files: &[FileInfo]) -> Vec<Timestamp> {
     stamps
 }
 
-fn first_kept(files: &[FileInfo], deleted: &[FileInfo]) -> Option<Txid> {
-    let gone: std::collections::BTreeSet<TxidRange> = deleted.iter().map(|file| file.txids).collect();
+fn first_kept(files: &[FileInfo], deleted: &Deletion) -> Option<Txid> {
+    let gone: std::collections::BTreeSet<TxidRange> = deleted.files().map(|file| file.txids).collect();
     files.iter().find(|file| !gone.contains(&file.txids)).map(|file| file.txids.min())
 }
 
@@ -176,46 +177,10 @@ pub fn local_l0(local: &[TxidRange], needless: &[Option<Txid>]) -> Vec<TxidRange
     local.iter().copied().filter(|&file| file.max() <= up_to && Some(file) != newest).collect()
 }
 
-/// Deletes files of the target in the order given; returns how many. Where deleting is switched off
-/// they are only taken out of the manifest, which would grow without end: no decision needs them.
-///
-/// # Errors
-/// The store's; the manifest is forgotten then, for it is not certain which files are gone.
-pub async fn delete(
-    replica: &Replica,
-    manifest: &SharedManifest,
-    files: &[FileInfo],
-    policy: RetentionPolicy,
-) -> Result<usize> {
-    if files.is_empty() {
-        return Ok(0);
-    }
-    if !policy.enabled {
-        debug!(count = files.len(), "skipping remote deletion (retention disabled)");
-        manifest.deleted(files);
-        return Ok(0);
-    }
-    for batch in files.chunks(BATCH) {
-        let names: Vec<_> = batch.iter().map(|file| (file.level, file.txids)).collect();
-        if let Err(err) = replica.delete(&names).await {
-            manifest.forget();
-            return Err(err.context("delete expired ltx files"));
-        }
-        manifest.deleted(batch);
-    }
-    Ok(files.len())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::super::testing::file;
     use super::*;
-    use crate::error::ErrorKind;
-    use crate::replica::faulty::{Fault, Faulty, Op};
-    use crate::replica::memory::MemoryClient;
-    use crate::replica::{Layout, once};
 
     fn at(millis: i64) -> Timestamp {
         Timestamp::from_millis(millis)
@@ -229,8 +194,9 @@ mod tests {
         l0(&Manifest::new(files.iter().copied()), at(cutoff), Txid::new(base))
     }
 
-    fn maxes(files: &[FileInfo]) -> Vec<u64> {
-        files.iter().map(|f| f.txids.max().get()).collect()
+    /// The TXIDs of what goes, step by step.
+    fn steps(deletion: &Deletion) -> Vec<Vec<u64>> {
+        deletion.steps().map(|step| step.iter().map(|f| f.txids.max().get()).collect()).collect()
     }
 
     #[test]
@@ -272,15 +238,16 @@ mod tests {
     fn l0_files_go_when_they_are_old_and_compacted_but_never_the_newest() {
         let files: Vec<_> =
             (1..=8).map(|n| file(0, n, n, n as i64 * 10)).chain([file(1, 1, 3, 30), file(1, 4, 6, 60)]).collect();
-        assert_eq!(l0_at(&files, 29, 0).delete, []);
+        assert!(l0_at(&files, 29, 0).delete.is_empty());
         let decision = l0_at(&files, 30, 0);
-        assert_eq!(maxes(&decision.delete), [3, 2, 1]);
+        assert_eq!(steps(&decision.delete), [[3], [2], [1]]);
         assert_eq!((decision.local, decision.max_l1), (Txid::new(3), Txid::new(6)));
         let all = l0_at(&files, 1000, 0);
-        assert_eq!(maxes(&all.delete), [3, 2, 1, 6, 5, 4]);
+        // Side by side, but each group from its end.
+        assert_eq!(steps(&all.delete), [[3, 6], [2, 5], [1, 4]]);
         assert_eq!((all.local, all.not_compacted), (Txid::new(6), 2));
         let newest = [file(0, 5, 5, 50), file(0, 6, 6, 60), file(1, 4, 6, 60)];
-        assert_eq!(maxes(&l0_at(&newest, 1000, 0).delete), [5]);
+        assert_eq!(steps(&l0_at(&newest, 1000, 0).delete), [[5]]);
         assert_eq!(l0_at(&newest, 1000, 0).local, Txid::new(5));
     }
 
@@ -288,8 +255,8 @@ mod tests {
     fn the_newest_l0_file_is_not_left_alone_in_the_middle_of_its_level_one_file() {
         // Files 7 and 8 are lost: alone, 6 would stand behind a gap for moments before level 1's end.
         let files = [file(0, 4, 4, 40), file(0, 5, 5, 50), file(0, 6, 6, 60), file(1, 4, 8, 80), file(9, 1, 3, 30)];
-        assert_eq!(l0_at(&files, 1000, 3).delete, []);
-        assert_eq!(maxes(&l0_at(&files, 1000, 8).delete), [4, 5]);
+        assert!(l0_at(&files, 1000, 3).delete.is_empty());
+        assert_eq!(steps(&l0_at(&files, 1000, 8).delete), [[4, 5]]);
     }
 
     #[test]
@@ -305,21 +272,21 @@ mod tests {
         let decision = l0_at(&files, 20, 0);
         assert_eq!((decision.delete.len(), decision.too_recent), (0, 4));
         // Unless no restore inside the window begins before them.
-        assert_eq!(maxes(&l0_at(&files, 20, 2).delete), [1, 2]);
+        assert_eq!(steps(&l0_at(&files, 20, 2).delete), [[1, 2]]);
     }
 
     #[test]
     fn a_file_level_one_has_skipped_stays() {
         let files = [file(0, 3, 3, 30), file(0, 5, 5, 50), file(0, 6, 6, 60), file(1, 1, 2, 20), file(1, 4, 5, 50)];
         let decision = l0_at(&files, 1000, 0);
-        assert_eq!((maxes(&decision.delete), decision.not_compacted, decision.local), (vec![5], 2, Txid::new(2)));
-        assert_eq!(maxes(&l0_at(&files, 1000, 3).delete), [3, 5]);
+        assert_eq!((steps(&decision.delete), decision.not_compacted, decision.local), (vec![vec![5]], 2, Txid::new(2)));
+        assert_eq!(steps(&l0_at(&files, 1000, 3).delete), [[3, 5]]);
     }
 
     #[test]
     fn a_stamp_from_the_future_does_not_stop_level_zero() {
         let files = [file(0, 1, 1, 10), file(0, 2, 2, 9999), file(0, 3, 3, 30), file(0, 4, 4, 40), file(1, 1, 3, 30)];
-        assert_eq!(maxes(&l0_at(&files, 30, 0).delete), [3, 2, 1]);
+        assert_eq!(steps(&l0_at(&files, 30, 0).delete), [[3], [2], [1]]);
     }
 
     #[test]
@@ -331,39 +298,5 @@ mod tests {
         assert_eq!(local_l0(&local, &[txid(9), None]), []);
         assert_eq!(local_l0(&local, &[]), []);
         assert_eq!(local_l0(&[], &[txid(9)]), []);
-    }
-
-    async fn scene() -> (Arc<Faulty>, Replica, SharedManifest, Vec<FileInfo>) {
-        let client = Arc::new(Faulty::new(Arc::new(MemoryClient::new())));
-        let replica = Replica::new(client.clone(), Layout::Decimal);
-        for n in 1..4 {
-            replica.put(Level::L0, file(0, n, n, 0).txids, at(0), None, None, once("x")).await.unwrap();
-        }
-        let manifest = SharedManifest::new();
-        let files = manifest.read(&replica, |m| m.iter().copied().collect::<Vec<_>>()).await.unwrap();
-        (client, replica, manifest, files)
-    }
-
-    const POLICY: RetentionPolicy = RetentionPolicy { enabled: true, snapshots: Duration::ZERO, l0: None };
-
-    #[tokio::test]
-    async fn deleting_is_remembered_and_a_failure_makes_all_uncertain() {
-        let (client, replica, manifest, files) = scene().await;
-        assert_eq!(delete(&replica, &manifest, &files[..1], POLICY).await.unwrap(), 1);
-        assert_eq!(manifest.peek(|m| m.iter().count()), Some(2));
-        client.push(Op::Delete, Fault::LoseAnswer(ErrorKind::Unavailable));
-        assert!(delete(&replica, &manifest, &files[1..2], POLICY).await.is_err());
-        assert_eq!(manifest.peek(|m| m.iter().count()), None);
-        assert_eq!(manifest.read(&replica, |m| m.iter().count()).await.unwrap(), 1);
-    }
-
-    #[tokio::test]
-    async fn where_deleting_is_switched_off_nothing_is_deleted_and_the_manifest_does_not_grow() {
-        let (client, replica, manifest, files) = scene().await;
-        let off = RetentionPolicy { enabled: false, ..POLICY };
-        assert_eq!(delete(&replica, &manifest, &files[..2], off).await.unwrap(), 0);
-        assert_eq!(client.calls(Op::Delete), 0);
-        assert_eq!(manifest.peek(|m| m.iter().count()), Some(1));
-        assert_eq!(replica.list_all(crate::replica::Stamps::Cheap).await.unwrap(), files);
     }
 }

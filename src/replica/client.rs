@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
+use super::exclusion::Exclusion;
 use super::stats::RequestStats;
 use crate::error::{Error, Result};
 use crate::sys::Modes;
@@ -120,8 +121,8 @@ pub struct PutOptions {
     pub size: Option<u64>,
     /// Modes to create files and directories with; private ones if not given.
     pub modes: Option<Modes>,
-    /// Do not replace an object of this name: fail with `Exists`, and leave it. A store that cannot do
-    /// that replaces all the same; see [`ReplicaClient::creates_exclusively`].
+    /// Do not replace an object of this name: fail with `Exists`, and leave it. Where a store cannot do that, or it is
+    /// not known yet, it is looked whether there is one before; see [`ReplicaClient::exclusion`].
     pub exclusive: bool,
 }
 
@@ -157,8 +158,9 @@ pub trait ReplicaClient: fmt::Debug + Send + Sync + 'static {
     /// Where it is, for people and for telling two replicas apart: a URL without secrets.
     fn location(&self) -> String;
 
-    /// Whether [`PutOptions::exclusive`] is heeded. Known for certain after the first such put.
-    fn creates_exclusively(&self) -> bool;
+    /// Whether [`PutOptions::exclusive`] is heeded, as far as it was tried. Known after the first such put. Wrappers
+    /// must pass it on.
+    fn exclusion(&self) -> Exclusion;
 
     /// Objects directly below `prefix`, in key order, those after `after` only. An absent prefix is
     /// empty; nothing but objects is reported.
@@ -198,10 +200,14 @@ pub trait ReplicaClient: fmt::Debug + Send + Sync + 'static {
     /// unknown after another error of the store, but a part of it is never seen.
     async fn put(&self, key: &Key, body: ByteStream, opts: PutOptions) -> Result<ObjectMeta>;
 
-    /// Deletes objects. Absent ones are fine.
+    /// Deletes objects, in any order and several at a time. Absent ones are fine.
+    ///
+    /// Whoever needs an order makes a call per step of it: once a call has succeeded, all its keys are gone, and
+    /// nothing of a later call was begun.
     ///
     /// # Errors
-    /// It is unknown then which of the keys are gone.
+    /// It is unknown then which of the keys are gone: any of them may be, as after a call that was dropped or a program
+    /// that was killed meanwhile.
     async fn delete(&self, keys: &[Key]) -> Result<()>;
 }
 

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
+use super::exclusion::Exclusion;
 use super::stats::RequestStats;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -168,8 +169,8 @@ impl ReplicaClient for Faulty {
         self.inner.reads_in_parts()
     }
 
-    fn creates_exclusively(&self) -> bool {
-        self.inner.creates_exclusively()
+    fn exclusion(&self) -> Exclusion {
+        self.inner.exclusion()
     }
 
     async fn init(&self) -> Result<()> {

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
+use super::exclusion::Exclusion;
 use super::file::check_size;
 use super::stream as byte_stream;
 use crate::error::{Error, ErrorKind, Result};
@@ -45,8 +46,8 @@ impl ReplicaClient for MemoryClient {
         format!("memory://{:p}", self)
     }
 
-    fn creates_exclusively(&self) -> bool {
-        true
+    fn exclusion(&self) -> Exclusion {
+        Exclusion::Exact
     }
 
     async fn init(&self) -> Result<()> {

@@ -34,6 +34,29 @@ pub(crate) struct Failure {
     pub(crate) retry_after: Option<Duration>,
 }
 
+/// Makes an answer of a refusal that was reckoned with, which is no failure then, neither for counts nor for logs:
+/// `None` if `outcome` failed with this kind.
+#[cfg(any(feature = "abs", feature = "gs", feature = "oss", feature = "s3"))]
+pub(crate) fn unless<T>(kind: ErrorKind, outcome: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match outcome {
+        Ok(done) => Ok(Some(done)),
+        Err(failure) if failure.error.kind() == kind => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Whether there is an object, of somebody who looked for it. Where looking is not allowed, nothing was seen.
+#[cfg(any(feature = "abs", feature = "gs", feature = "oss", feature = "s3"))]
+pub(crate) fn seen(looked: Result<bool>) -> Result<bool> {
+    match looked {
+        Err(err) if err.kind() == ErrorKind::PermissionDenied => {
+            tracing::debug!(error = %err, "cannot look whether an object is there before it is written");
+            Ok(false)
+        }
+        looked => looked,
+    }
+}
+
 /// How often, and how long apart.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RetryPolicy {

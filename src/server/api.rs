@@ -164,7 +164,14 @@ pub struct Lag {
     /// When the replica was last known to have every commit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_sync_at: Option<String>,
+    /// What is wrong with the storage itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
+
+/// What is said of a storage that replaces objects whatever it is told.
+pub const UNGUARDED: &str =
+    "this storage cannot create objects without replacing others: a second writer is not noticed there";
 
 /// Any failure.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use super::Context;
 use super::api::{
     ChangeReply, ErrorReply, Info, Lag, Lags, List, ListEntry, PathRequest, RegisterReply, RegisterRequest, SyncReply,
-    SyncRequest, SyncStatus, SyncStatusReply, TxidReply, line, local_time,
+    SyncRequest, SyncStatus, SyncStatusReply, TxidReply, UNGUARDED, line, local_time,
 };
 use super::decode::FromBody;
 use super::http::{
@@ -163,6 +163,7 @@ impl Control {
                     error: trouble.map(|trouble| trouble.error.clone()),
                     retry_in_seconds: trouble.map(|trouble| self.until_retry(trouble)),
                     last_sync_at: target.last_success.map(local_time),
+                    warning: target.unguarded.then(|| UNGUARDED.to_owned()),
                 });
             }
         }

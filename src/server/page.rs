@@ -44,6 +44,7 @@ struct Target {
     lag_seconds: f64,
     last_success_ms: Option<i64>,
     error: Option<Problem>,
+    unguarded: bool,
     levels: Vec<Level>,
 }
 
@@ -136,6 +137,7 @@ fn target(target: &TargetStatus, levels: Vec<RemoteLevel>) -> Target {
         lag_seconds: target.lag.as_secs_f64(),
         last_success_ms: target.last_success.map(|at| at.millis()),
         error: target.trouble.as_ref().map(Problem::from),
+        unguarded: target.unguarded,
         levels: levels.iter().map(Level::from).collect(),
     }
 }

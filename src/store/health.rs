@@ -73,6 +73,8 @@ pub struct TargetStatus {
     pub lost: bool,
     /// Why it is not written to, or cannot be restored or seen, if so.
     pub trouble: Option<Trouble>,
+    /// It replaces what is there whatever it is told: a second writer is not noticed.
+    pub unguarded: bool,
 }
 
 /// See the module.
@@ -116,6 +118,7 @@ struct Remote {
     /// Since when what is not known has been unknown.
     unknown_since: Duration,
     pending: Pending,
+    unguarded: bool,
 }
 
 /// A target that was looked at in vain.
@@ -316,6 +319,13 @@ impl Health {
         }
     }
 
+    /// Whether a target refuses a second writer.
+    pub(super) fn guarded(&self, n: usize, guarded: bool) {
+        if let Some((_, remote)) = self.targets.get(n) {
+            lock(remote).unguarded = !guarded;
+        }
+    }
+
     /// A target could not be written to.
     pub(super) fn lost_track(&self, world: &World, n: usize) {
         let Some((_, remote)) = self.targets.get(n) else { return };
@@ -398,6 +408,7 @@ impl Health {
                 lag: since.map_or(Duration::ZERO, |since| now.saturating_sub(since)),
                 lost: remote.doubt.as_ref().is_some_and(|doubt| doubt.lost),
                 trouble: remote.trouble.clone().or_else(|| remote.doubt.as_ref().map(|doubt| doubt.trouble.clone())),
+                unguarded: remote.unguarded,
             }
         };
         self.targets.iter().map(one).collect()

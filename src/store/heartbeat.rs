@@ -163,6 +163,7 @@ mod tests {
             lag: Duration::ZERO,
             lost: false,
             trouble: None,
+            unguarded: false,
         };
         DatabaseStatus {
             path: path.into(),

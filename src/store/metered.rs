@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use crate::error::{ErrorKind, Result};
-use crate::replica::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, RequestStats, Stamps};
+use crate::replica::{ByteStream, Exclusion, Key, ObjectMeta, PutOptions, ReplicaClient, RequestStats, Stamps};
 use crate::sys::Clock;
 use crate::telemetry::{Metrics, StorageRequest};
 
@@ -109,8 +109,8 @@ impl ReplicaClient for Metered {
         self.inner.reads_in_parts()
     }
 
-    fn creates_exclusively(&self) -> bool {
-        self.inner.creates_exclusively()
+    fn exclusion(&self) -> Exclusion {
+        self.inner.exclusion()
     }
 
     fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
@@ -180,8 +180,8 @@ mod tests {
         fn location(&self) -> String {
             self.0.location()
         }
-        fn creates_exclusively(&self) -> bool {
-            false
+        fn exclusion(&self) -> Exclusion {
+            self.0.exclusion()
         }
         fn requests(&self) -> Option<&Arc<RequestStats>> {
             Some(&self.1)

@@ -32,6 +32,7 @@ mod shutdown;
 mod staged;
 mod targets;
 mod turns;
+mod unguarded;
 mod upkeep;
 mod watcher;
 
@@ -56,6 +57,7 @@ use retry::Outages;
 use shutdown::Limits;
 use turns::Turns;
 pub use turns::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_DATABASE};
+pub use unguarded::unguarded;
 use upkeep::Upkeep;
 pub use watcher::DirWatcher;
 

@@ -145,7 +145,8 @@ impl Store {
         let leaving = self.shared.registry.remove(path).map(|entry| {
             let managed = self.managed(Arc::clone(&entry));
             entry.leave(async move {
-                let stopped = managed.stop_now(limit).await;
+                // Large: it holds a whole upload.
+                let stopped = Box::pin(managed.stop_now(limit)).await;
                 managed.forget_series();
                 stopped.map(Some)
             })

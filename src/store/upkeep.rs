@@ -13,8 +13,8 @@ use super::config::UpkeepConfig;
 use super::database::{Database, Waiting};
 use super::targets::Target;
 use crate::compaction::{
-    Compactor, Due, Limits, Manifest, SnapshotSource, Step, TrustedTime, base, delete, expired, findings, l0, local_l0,
-    snapshot_due, too_early,
+    Compactor, Deletion, Due, Limits, Manifest, SnapshotSource, Step, TrustedTime, base, expired, findings, l0,
+    local_l0, snapshot_due, too_early,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::{FileInfo, Stamps};
@@ -184,7 +184,13 @@ impl Upkeep {
         let policy = self.config().retention;
         let window = now.minus(policy.snapshots);
         let gone = target.manifest().read(target.replica(), |m| expired(m, window)).await?;
-        delete(target.replica(), target.manifest(), &gone, policy).await
+        // Snapshots last: as long as one is there, a pass that ended half-way is taken up again.
+        let (snapshots, others): (Vec<_>, Vec<_>) = gone.into_iter().partition(|file| file.level == Level::SNAPSHOT);
+        let mut count = 0;
+        for files in [others, snapshots] {
+            count += Deletion::from_iter(files).run(target.replica(), target.manifest(), policy).await?;
+        }
+        Ok(count)
     }
 
     /// Deletes L0 files from all targets, then locally those that no target needs any more.
@@ -204,7 +210,7 @@ impl Upkeep {
             let decision = target.manifest().read(target.replica(), decide).await?;
             let eligible = decision.delete.len();
             database.health().metrics.l0_files(eligible, decision.not_compacted, decision.too_recent);
-            let count = delete(target.replica(), target.manifest(), &decision.delete, policy).await?;
+            let count = decision.delete.run(target.replica(), target.manifest(), policy).await?;
             if count > 0 {
                 info!(system = "store", db = %database.name(), deleted_count = count,
                     max_l1_txid = decision.max_l1.map(tracing::field::display), "l0 retention enforced");

@@ -21,6 +21,8 @@ mod sftp;
 mod suite;
 #[cfg(feature = "webdav")]
 mod webdav;
+#[cfg(feature = "webdav")]
+mod webdav_fake;
 
 use std::sync::Arc;
 

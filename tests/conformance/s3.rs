@@ -11,7 +11,7 @@ use litestream::config::{self, Environment, ReplicaKind, Surroundings};
 use litestream::error::ErrorKind;
 use litestream::replica::requests::Operation;
 use litestream::replica::s3::S3Client;
-use litestream::replica::{Key, PutOptions, ReplicaClient, Stamps, once};
+use litestream::replica::{Exclusion, Key, PutOptions, ReplicaClient, Stamps, once};
 use litestream::sys::{BootId, Clock, SystemClock, World};
 use litestream::types::Timestamp;
 use sha2::{Digest, Sha256};
@@ -217,7 +217,9 @@ async fn services_that_create_exclusively_are_recognised() {
         let client: Arc<dyn ReplicaClient> = Arc::new(service.client("exclusive", ""));
         let exclusive = PutOptions { exclusive: true, ..opts(None) };
         client.put(&key("0000/a"), once("first"), exclusive).await.unwrap();
-        assert!(client.creates_exclusively());
+        assert_eq!(client.exclusion(), Exclusion::Exact);
+        // The trial is no failure.
+        assert_eq!(client.requests().unwrap().count(Operation::Put).1, 0);
         let err = client.put(&key("0000/a"), once("second"), exclusive).await.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Exists);
         let big = vec![1_u8; 6_000_000];

@@ -10,7 +10,7 @@ use litestream::config::ReplicaKind;
 use litestream::error::{Error, ErrorKind, Result};
 use litestream::replica::requests::Operation;
 use litestream::replica::sftp::SftpClient;
-use litestream::replica::{Key, ObjectMeta, PutOptions, ReplicaClient, Stamps, once};
+use litestream::replica::{Exclusion, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps, once};
 use litestream::sys::World;
 use litestream::types::Timestamp;
 
@@ -270,7 +270,10 @@ async fn requests_are_counted_and_an_idle_client_makes_none() {
     client.put(&key("ltx/0/a"), once("x"), opts()).await.unwrap();
     assert_eq!(client.stats().count(Operation::Put), (1, 0));
     assert_eq!(client.stats().count(Operation::List), (0, 0));
-    assert!(client.creates_exclusively());
+    let exclusive = PutOptions { exclusive: true, ..opts() };
+    client.put(&key("ltx/0/b"), once("x"), exclusive).await.unwrap();
+    assert_eq!(client.exclusion(), Exclusion::Exact);
+    assert_eq!(client.stats().count(Operation::Put), (2, 0));
 }
 
 /// Servers keep whole seconds; a restore to a moment needs more.

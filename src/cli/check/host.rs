@@ -11,6 +11,8 @@ use crate::config::{Config, DbSettings, Finding, HostKey, NatsAuth, ReplicaKind,
 use crate::store::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_DATABASE};
 use crate::sys::fs::with_suffix;
 use crate::sys::ownership::{Making, making};
+use crate::server::api::UNGUARDED;
+use crate::store::unguarded;
 use crate::sys::{FileId, FileKind, Fs, OpenMode, read_full_at};
 
 /// Compaction levels between 0 and the snapshot level.
@@ -35,6 +37,11 @@ pub(super) fn examine(app: &App, config: &Config) -> Vec<Finding> {
     for (at, db) in &all {
         database(fs, at, db, &mut found);
         replica(fs, at, db, &mut found);
+        let unguarded = unguarded(fs, &db.meta_path).into_iter();
+        found.extend(unguarded.map(|location| {
+            Finding::warning(format!("{at}.replica"), format!("{location}: {UNGUARDED}"))
+                .hint("make sure that no two databases and no two hosts write to one path there")
+        }));
     }
     among(fs, &all, &mut found);
     descriptors(all.len() as u64, &mut found);

@@ -163,9 +163,11 @@ fn aws_keys(keys: &RawReplicaSettings, around: Surroundings<'_>) -> Option<AwsKe
         });
     }
     let secret = |name: &str| around.env.get_nonempty(name).map(Secret::new);
+    // The second name of each is the one of the first SDKs for Java.
+    let either = |name, old| secret(name).or_else(|| secret(old));
     Some(AwsKeys {
-        access_key_id: secret("AWS_ACCESS_KEY_ID")?,
-        secret_access_key: secret("AWS_SECRET_ACCESS_KEY")?,
+        access_key_id: either("AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY")?,
+        secret_access_key: either("AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY")?,
         session_token: secret("AWS_SESSION_TOKEN"),
     })
 }

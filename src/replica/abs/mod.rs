@@ -4,7 +4,7 @@
 //! 1. Names and metadata are the reference's: `<path>/ltx/<level>/<min>-<max>.ltx`, `litestreamtimestamp`.
 //! 2. A blob is written by one request, or by blocks whose list, sent last, makes it visible.
 //! 3. At most `(BLOCKS_AT_ONCE + 1)` blocks of an upload are held in memory.
-//! 4. An exclusive put carries `If-None-Match: *`, which the service heeds for both ways of writing.
+//! 4. An exclusive put carries `If-None-Match: *`. Whether it is heeded is tried.
 
 mod connect;
 mod failure;
@@ -26,7 +26,8 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::OnceCell;
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
-use super::requests::{Call, Operation, RequestStats, Requests};
+use super::exclusion::{self, Exclusion};
+use super::requests::{Call, Operation, RequestStats, Requests, unless};
 use super::web::{self, BODY_IDLE};
 use crate::config::AbsSettings;
 use crate::error::{Error, ErrorKind, Result};
@@ -95,11 +96,30 @@ impl AbsClient {
 
     /// Fails with `NotFound` if there is no such blob.
     async fn head(&self, object: &str, target: &str) -> Result<()> {
+        let absent = || Error::new(ErrorKind::NotFound, "abs: read properties of").at(target).caused_by("BlobNotFound");
+        if self.exists(object, target).await? { Ok(()) } else { Err(absent()) }
+    }
+
+    /// What tells one container from another.
+    fn place(&self) -> String {
+        let settings = &self.0.settings;
+        let host = settings.endpoint.as_deref().or(settings.account.as_deref());
+        format!("{} {}", host.unwrap_or_default(), settings.bucket)
+    }
+
+    /// Whether the condition of an exclusive put is heeded.
+    fn tried(&self) -> Option<bool> {
+        exclusion::tried("abs", &self.place())
+    }
+
+    async fn exists(&self, object: &str, target: &str) -> Result<bool> {
         let blob = self.blob(object).await?;
         let asked = Asked { doing: "read properties of", target };
         let call = Call { operation: Operation::Get, kind: "abs", target, objects: 1, bytes: 0 };
-        let ask = |_| async { blob.get_properties(None).await.map(|_| ()).map_err(|e| failure(asked, &e)) };
-        self.0.requests.run(call, ask).await
+        let ask = |_| async {
+            unless(ErrorKind::NotFound, blob.get_properties(None).await.map(|_| ()).map_err(|e| failure(asked, &e)))
+        };
+        Ok(self.0.requests.run(call, ask).await?.is_some())
     }
 
     async fn delete_one(&self, key: &Key) -> Result<()> {
@@ -139,8 +159,8 @@ impl ReplicaClient for AbsClient {
         }
     }
 
-    fn creates_exclusively(&self) -> bool {
-        true
+    fn exclusion(&self) -> Exclusion {
+        Exclusion::exact(self.tried())
     }
 
     fn list(&self, prefix: &Key, after: Option<&Key>, _stamps: Stamps) -> BoxStream<'_, Result<ObjectMeta>> {

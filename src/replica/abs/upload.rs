@@ -10,11 +10,13 @@ use azure_storage_blob::models::{
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 
+use super::super::exclusion;
 use super::super::file::check_size;
+use super::super::requests::{Failure, seen, unless};
 use super::super::stamp::stamp_text;
 use super::super::stream::{Start, fill, start};
 use super::failure::{Asked, failure};
-use super::{AbsClient, ByteStream, Call, Error, Key, ObjectMeta, Operation, PutOptions, Result, STAMP};
+use super::{AbsClient, ByteStream, Call, Error, ErrorKind, Key, ObjectMeta, Operation, PutOptions, Result, STAMP};
 
 /// Bytes per block, and the largest body that is sent whole.
 const BLOCK_BYTES: usize = 4 << 20;
@@ -71,23 +73,53 @@ impl Upload<'_> {
     }
 
     async fn whole(&self, bytes: Bytes) -> Result<()> {
-        let blob = self.abs.blob(&self.object).await?.block_blob_client();
-        let attempt = |_| {
-            let options = BlockBlobClientUploadOptions {
-                metadata: Some(self.metadata()),
-                tier: Some(AccessTier::Hot),
-                blob_content_type: Some("application/octet-stream".to_owned()),
-                if_none_match: self.opts.exclusive.then(|| "*".into()),
-                // Never in parts: those are ours.
-                partition_size: NonZero::new(u64::MAX),
-                parallel: Some(NonZero::<usize>::MIN),
-                ..Default::default()
-            };
-            let content = content(&bytes);
-            let blob = &blob;
-            async move { blob.upload(content, Some(options)).await.map(|_| ()).map_err(|e| failure(self.asked(), &e)) }
+        let (abs, exclusive) = (self.abs, self.opts.exclusive);
+        self.refuse_existing().await?;
+        let done = abs.0.requests.run(self.call(1, bytes.len()), |_| self.once(&bytes)).await;
+        match &done {
+            Err(err) if exclusive && err.kind() == ErrorKind::Exists => exclusion::remember("abs", &abs.place(), true),
+            // The same blob once more must be refused, or the condition is not heeded there. That writes the same
+            // bytes over themselves, once per container and process.
+            Ok(()) if exclusive && abs.tried().is_none() => {
+                let again = |_| async { unless(ErrorKind::Exists, self.once(&bytes).await) };
+                match abs.0.requests.run(self.call(0, 0), again).await {
+                    Ok(replaced) => exclusion::remember("abs", &abs.place(), replaced.is_none()),
+                    // Not known yet; the blob is there, and that is what was asked.
+                    Err(err) => {
+                        tracing::debug!(error = %err, "cannot tell yet whether blobs can be created exclusively")
+                    }
+                }
+            }
+            _ => {}
+        }
+        done
+    }
+
+    /// Before an exclusive put, unless the service is known to do that itself.
+    async fn refuse_existing(&self) -> Result<()> {
+        let trusted = self.abs.tried() == Some(true);
+        if !self.opts.exclusive || trusted || !seen(self.abs.exists(&self.object, &self.target).await)? {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Exists, "abs: cannot upload ltx file").at(&self.target).caused_by("blob exists"))
+    }
+
+    /// One attempt.
+    async fn once(&self, bytes: &Bytes) -> Result<(), Failure> {
+        let broken = |error| Failure { error, code: "Request".to_owned(), retry_after: None };
+        let blob = self.abs.blob(&self.object).await.map_err(broken)?.block_blob_client();
+        let options = BlockBlobClientUploadOptions {
+            metadata: Some(self.metadata()),
+            tier: Some(AccessTier::Hot),
+            blob_content_type: Some("application/octet-stream".to_owned()),
+            if_none_match: self.opts.exclusive.then(|| "*".into()),
+            // Never in parts: those are ours.
+            partition_size: NonZero::new(u64::MAX),
+            parallel: Some(NonZero::<usize>::MIN),
+            ..Default::default()
         };
-        self.abs.0.requests.run(self.call(1, bytes.len()), attempt).await
+        let sent = blob.upload(content(bytes), Some(options)).await;
+        sent.map(|_| ()).map_err(|e| failure(self.asked(), &e))
     }
 
     /// Blocks that are never listed are dropped by the service after a week, so a failed upload leaves nothing to
@@ -120,6 +152,7 @@ impl Upload<'_> {
             done?;
         }
         check_size(self.opts.size, size).map_err(|e| e.at(&self.target))?;
+        self.refuse_existing().await?;
         self.commit(ids).await?;
         Ok(size)
     }

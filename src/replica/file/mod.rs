@@ -19,6 +19,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{Mutex, mpsc};
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
+use super::exclusion::Exclusion;
 use super::stream as byte_stream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{
@@ -70,8 +71,8 @@ impl ReplicaClient for FileClient {
         format!("file://{}", self.root.display())
     }
 
-    fn creates_exclusively(&self) -> bool {
-        true
+    fn exclusion(&self) -> Exclusion {
+        Exclusion::Exact
     }
 
     async fn init(&self) -> Result<()> {

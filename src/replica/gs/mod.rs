@@ -5,7 +5,7 @@
 //! 2. An object is written by one request, or by a resumable upload whose last chunk makes it visible. An upload that
 //!    fails or is dropped is cancelled, never finished short.
 //! 3. Two chunks of an upload are held in memory.
-//! 4. An exclusive put carries `ifGenerationMatch=0`. Google heeds it; whether an emulator does is tried.
+//! 4. An exclusive put carries `ifGenerationMatch=0`. Whether it is heeded is tried.
 
 mod api;
 mod list;
@@ -14,7 +14,7 @@ mod upload;
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,7 +23,8 @@ use http::Method;
 use tokio::sync::OnceCell;
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
-use super::requests::{Operation, RequestStats, Requests};
+use super::exclusion::{self, Exclusion};
+use super::requests::{Operation, RequestStats, Requests, unless};
 use super::web;
 use crate::config::GsSettings;
 use crate::error::{Error, ErrorKind, Result};
@@ -43,8 +44,6 @@ struct Inner {
     settings: GsSettings,
     requests: Requests,
     api: OnceCell<Api>,
-    /// Whether `ifGenerationMatch` is heeded, once it is known.
-    exclusive: OnceLock<bool>,
 }
 
 impl fmt::Debug for GsClient {
@@ -57,11 +56,7 @@ impl GsClient {
     /// A client; nothing is connected to yet.
     #[must_use]
     pub fn new(settings: GsSettings, world: World) -> Self {
-        let exclusive = OnceLock::new();
-        if settings.emulator.is_none() {
-            let _ = exclusive.set(true);
-        }
-        Self(Arc::new(Inner { settings, requests: Requests::new(world), api: OnceCell::new(), exclusive }))
+        Self(Arc::new(Inner { settings, requests: Requests::new(world), api: OnceCell::new() }))
     }
 
     /// Counts of the requests made.
@@ -87,6 +82,29 @@ impl GsClient {
     /// Path and query of the object's resource.
     fn resource(&self, object: &str) -> String {
         format!("/storage/v1/b/{}/o/{}", web::encode(&self.0.settings.bucket), web::encode(object))
+    }
+
+    /// What tells one bucket from another.
+    fn place(&self) -> String {
+        let settings = &self.0.settings;
+        let host = settings.emulator.as_deref().or(settings.endpoint.as_deref());
+        format!("{} {}", host.unwrap_or("google"), settings.bucket)
+    }
+
+    /// Whether `ifGenerationMatch` is heeded.
+    fn tried(&self) -> Option<bool> {
+        exclusion::tried("gs", &self.place())
+    }
+
+    async fn exists(&self, object: &str) -> Result<bool> {
+        let (api, target) = (self.api().await?, self.target(object));
+        let asked = Asked { operation: Operation::Get, doing: "cannot read object", target: &target };
+        let path = format!("{}?fields=name", self.resource(object));
+        let ask = |_| async {
+            let request = api.request(Method::GET, &path).body(Bytes::new());
+            unless(ErrorKind::NotFound, api.send(asked, request).await)
+        };
+        Ok(self.0.requests.run(asked.call(1, 0), ask).await?.is_some())
     }
 
     async fn delete_one(&self, key: &Key) -> Result<()> {
@@ -128,8 +146,8 @@ impl ReplicaClient for GsClient {
         elsewhere.map_or(base.clone(), |elsewhere| format!("{base}?endpoint={elsewhere}"))
     }
 
-    fn creates_exclusively(&self) -> bool {
-        self.0.exclusive.get() == Some(&true)
+    fn exclusion(&self) -> Exclusion {
+        Exclusion::exact(self.tried())
     }
 
     fn list(&self, prefix: &Key, after: Option<&Key>, _stamps: Stamps) -> BoxStream<'_, Result<ObjectMeta>> {

@@ -5,8 +5,9 @@ use http::{Method, Response};
 use hyper::body::Incoming;
 use serde_json::json;
 
+use super::super::exclusion;
 use super::super::file::check_size;
-use super::super::requests::Failure;
+use super::super::requests::{Failure, seen, unless};
 use super::super::stamp::stamp_text;
 use super::super::stream::{Start, fill, start};
 use super::api::Asked;
@@ -47,7 +48,7 @@ impl Upload<'_> {
         let bucket = web::encode(&self.gs.0.settings.bucket);
         let name = web::encode(&self.object);
         let condition = if exclusive { "&ifGenerationMatch=0" } else { "" };
-        format!("/upload/storage/v1/b/{bucket}/o?uploadType={kind}&name={name}&fields=name{condition}")
+        format!("/upload/storage/v1/b/{bucket}/o?uploadType={kind}&name={name}&fields=name,size{condition}")
     }
 
     fn metadata(&self) -> String {
@@ -60,35 +61,47 @@ impl Upload<'_> {
     }
 
     async fn whole(&self, bytes: Bytes) -> Result<()> {
-        let done = self.once(&bytes).await;
-        if self.opts.exclusive && self.gs.0.exclusive.get().is_none() {
-            // An emulator: the same object once more must be refused, or the condition is not heeded there. That
-            // writes the same bytes over themselves.
-            let heeded = match &done {
-                Ok(()) => self.once(&bytes).await.is_err_and(|err| err.kind() == ErrorKind::Exists),
-                Err(err) => err.kind() == ErrorKind::Exists,
-            };
-            if heeded || done.is_ok() {
-                let _ = self.gs.0.exclusive.set(heeded);
+        let gs = self.gs;
+        self.refuse_existing().await?;
+        let done = gs.0.requests.run(self.asked().call(1, bytes.len() as u64), |_| self.once(&bytes)).await;
+        match &done {
+            Err(err) if err.kind() == ErrorKind::Exists => exclusion::remember("gs", &gs.place(), true),
+            // The same object once more must be refused, or the condition is not heeded there. That writes the same
+            // bytes over themselves, once per bucket and process.
+            Ok(()) if self.opts.exclusive && gs.tried().is_none() => {
+                let again = |_| async { unless(ErrorKind::Exists, self.once(&bytes).await) };
+                match gs.0.requests.run(self.asked().call(0, 0), again).await {
+                    Ok(replaced) => exclusion::remember("gs", &gs.place(), replaced.is_none()),
+                    // Not known yet; the object is there, and that is what was asked.
+                    Err(err) => {
+                        tracing::debug!(error = %err, "cannot tell yet whether objects can be created exclusively")
+                    }
+                }
             }
+            _ => {}
         }
         done
     }
 
-    /// Metadata and bytes in one request.
-    async fn once(&self, bytes: &Bytes) -> Result<()> {
-        let api = self.gs.api().await?;
+    /// Before an exclusive put, unless the bucket is known to do that itself, and always at an emulator: some heed the
+    /// condition for one kind of upload only.
+    async fn refuse_existing(&self) -> Result<()> {
+        let trusted = self.gs.tried() == Some(true) && self.gs.0.settings.emulator.is_none();
+        if !self.opts.exclusive || trusted || !seen(self.gs.exists(&self.object).await)? {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Exists, "gs: cannot write object").at(&self.target).caused_by("object exists"))
+    }
+
+    /// Metadata and bytes in one request, one attempt.
+    async fn once(&self, bytes: &Bytes) -> Result<(), Failure> {
+        let broken = |error| Failure { error, code: "Request".to_owned(), retry_after: None };
+        let api = self.gs.api().await.map_err(broken)?;
         let (kind, body) = related(&self.metadata(), bytes);
         let path = self.path("multipart", self.opts.exclusive);
-        self.gs
-            .0
-            .requests
-            .run(self.asked().call(1, bytes.len() as u64), |_| async {
-                let request = api.request(Method::POST, &path).header("content-type", &kind).body(body.clone());
-                let answer = api.send(self.asked(), request).await?;
-                self.finish(answer).await
-            })
-            .await
+        let request = api.request(Method::POST, &path).header("content-type", &kind).body(body);
+        let answer = api.send(self.asked(), request).await?;
+        self.finish(answer).await
     }
 
     /// What is not a plain success has stored nothing.
@@ -105,6 +118,7 @@ impl Upload<'_> {
     }
 
     async fn chunks(&self, first: Bytes, mut body: ByteStream, mut rest: Bytes) -> Result<u64> {
+        self.refuse_existing().await?;
         let mut session = self.begin().await?;
         let (mut chunk, mut start) = (first, 0_u64);
         let sent = loop {
@@ -158,7 +172,8 @@ impl Upload<'_> {
                 location.ok_or_else(|| self.odd("the service gave the upload no address".to_owned()))
             })
             .await?;
-        Ok(Session { gs: self.gs.clone(), target: self.target.clone(), url: Some(url) })
+        let (object, target) = (self.object.clone(), self.target.clone());
+        Ok(Session { gs: self.gs.clone(), object, target, url: Some(url) })
     }
 }
 
@@ -182,6 +197,7 @@ fn related(metadata: &str, bytes: &Bytes) -> (String, Bytes) {
 /// One resumable upload. Dropping it before it is finished cancels it in the background.
 struct Session {
     gs: GsClient,
+    object: String,
     target: String,
     /// `None` once it is finished or cancelled.
     url: Option<String>,
@@ -211,7 +227,7 @@ impl Session {
                     let mut at = start;
                     if before > 0 {
                         match self.put(None, Bytes::new(), total).await? {
-                            Progress::Done => return Ok(()),
+                            Progress::Done(size) => return self.whole(size, total).await,
                             Progress::At(there) => at = there,
                         }
                     }
@@ -223,8 +239,8 @@ impl Session {
                             return Err(self.lost(ErrorKind::Io, text));
                         };
                         match self.put(Some(at), bytes.slice(from..), total).await? {
-                            Progress::Done if total.is_some() => return Ok(()),
-                            Progress::Done => {
+                            Progress::Done(size) if total.is_some() => return self.whole(size, total).await,
+                            Progress::Done(_) => {
                                 let text = "the service ended the upload early".to_owned();
                                 return Err(self.lost(ErrorKind::Io, text));
                             }
@@ -243,6 +259,21 @@ impl Session {
             .await
     }
 
+    /// The service says that the object is there, perhaps how long it is. One that is shorter than what was sent must not
+    /// stay: it would be taken for ours.
+    async fn whole(&self, size: Option<u64>, total: Option<u64>) -> Result<(), Failure> {
+        let (Some(size), Some(total)) = (size, total) else { return Ok(()) };
+        if size == total {
+            return Ok(());
+        }
+        let text = format!("the object has {size} bytes on the service, {total} were sent");
+        if let Ok(api) = self.gs.api().await {
+            let request = api.request(Method::DELETE, &self.gs.resource(&self.object)).body(Bytes::new());
+            let _ = api.send(self.asked(), request).await;
+        }
+        Err(self.lost(ErrorKind::Io, text))
+    }
+
     /// One request of the session. Without `at` it only asks.
     async fn put(&self, at: Option<u64>, bytes: Bytes, total: Option<u64>) -> Result<Progress, Failure> {
         let url = self.url.as_deref().unwrap_or_default();
@@ -254,13 +285,19 @@ impl Session {
         let api =
             self.gs.api().await.map_err(|error| Failure { error, code: "Request".to_owned(), retry_after: None })?;
         let request = http::Request::builder().method(Method::PUT).uri(url).header("content-range", range).body(bytes);
-        let answer = api.send(self.asked(), request).await?;
+        let answer = api.send(self.asked(), request).await.map_err(|failure| match failure.code.as_str() {
+            // Not a bucket that is missing: the session was made there. Only a new upload helps.
+            "notFound" | "HTTP404" => {
+                self.lost(ErrorKind::Io, "the service does not know the upload any more".to_owned())
+            }
+            _ => failure,
+        })?;
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         let read = web::answer(answer.into_body()).await;
         if status != 308 {
             // The answer to the last bytes says that the object is there; one that breaks off is asked for again.
-            read.map_err(|e| self.lost(ErrorKind::Unavailable, e.to_string()))?;
-            return Ok(Progress::Done);
+            let answer = read.map_err(|e| self.lost(ErrorKind::Unavailable, e.to_string()))?;
+            return Ok(Progress::Done(stored_size(&answer)));
         }
         let range = headers.get("range").and_then(|v| v.to_str().ok());
         // `bytes=0-41`; without it nothing has come yet.
@@ -277,8 +314,15 @@ impl Session {
 
 /// How far an upload is.
 enum Progress {
-    Done,
+    /// With the length of the object, if it was said.
+    Done(Option<u64>),
     At(u64),
+}
+
+/// The `size` of an object's resource, which is a number in quotes.
+fn stored_size(answer: &[u8]) -> Option<u64> {
+    let resource: serde_json::Value = serde_json::from_slice(answer).ok()?;
+    resource.get("size")?.as_str()?.parse().ok()
 }
 
 impl Drop for Session {
@@ -308,6 +352,14 @@ async fn cancel(gs: &GsClient, target: &str, url: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_size_of_an_answer_is_found_where_it_is_said() {
+        assert_eq!(stored_size(br#"{"name":"x","size":"42"}"#), Some(42));
+        for other in [&br#"{"name":"x"}"#[..], b"", b"<html>", br#"{"size":42}"#, br#"{"size":"many"}"#] {
+            assert_eq!(stored_size(other), None);
+        }
+    }
 
     #[test]
     fn both_parts_are_in_the_body() {

@@ -68,13 +68,14 @@ pub(super) async fn connect(settings: &NatsSettings, bucket: &str) -> Result<Buc
     let options = log_in(settings).await?;
     let options = encrypt(options, settings)?;
     let (heard, wait) = (news.clone(), settings.reconnect_wait);
+    let servers = settings.url.split(',').count();
     let options = options
         .name("litestream")
         .connection_timeout(settings.timeout)
         .request_timeout(Some(ANSWER))
         .ping_interval(PING)
         .max_reconnects(settings.max_reconnects)
-        .reconnect_delay_callback(move |_| wait)
+        .reconnect_delay_callback(move |attempt| delay(attempt, servers, wait))
         .event_callback(move |event| {
             let heard = heard.clone();
             async move { heed(&heard, &event) }
@@ -107,6 +108,11 @@ pub(super) async fn connect(settings: &NatsSettings, bucket: &str) -> Result<Buc
     })?;
     let max_payload = client.max_payload();
     Ok(Bucket { client, context, stream, max_payload, news })
+}
+
+/// The wait before an attempt, counted from 1 anew after each connection: none before each server was tried once.
+fn delay(attempt: usize, servers: usize, wait: Duration) -> Duration {
+    if attempt <= servers { Duration::ZERO } else { wait }
 }
 
 /// What an account must be allowed to do.
@@ -257,4 +263,17 @@ fn refused(settings: &NatsSettings, err: &async_nats::ConnectError) -> Error {
         .at(&settings.url)
         .caused_by(format!("{said}: {text}"))
         .hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_before_the_first_attempt() {
+        let wait = Duration::from_secs(2);
+        let waits = |servers| [1, 2, 3].map(|attempt| delay(attempt, servers, wait).as_secs());
+        assert_eq!(waits(1), [0, 2, 2]);
+        assert_eq!(waits(2), [0, 0, 2]);
+    }
 }

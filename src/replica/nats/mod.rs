@@ -25,6 +25,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
+use super::exclusion::{self, Exclusion};
 use super::requests::{Call, Failure, Operation, RequestStats, Requests, progress};
 use crate::config::NatsSettings;
 use crate::error::{Error, ErrorKind, Result};
@@ -97,6 +98,16 @@ impl NatsClient {
     /// URL of an object, for people.
     fn target(&self, object: &str) -> String {
         format!("{}/{}/{object}", self.0.settings.url, self.bucket_name())
+    }
+
+    /// What tells one bucket from another.
+    fn place(&self) -> String {
+        format!("{}/{}", self.0.settings.url, self.bucket_name())
+    }
+
+    /// Whether the server refuses the second record of a name.
+    fn tried(&self) -> Option<bool> {
+        exclusion::tried("nats", &self.place())
     }
 
     /// The bucket: connected to, or about to be again.
@@ -250,8 +261,8 @@ impl ReplicaClient for NatsClient {
         self.target(&self.0.settings.prefix)
     }
 
-    fn creates_exclusively(&self) -> bool {
-        true
+    fn exclusion(&self) -> Exclusion {
+        Exclusion::exact(self.tried())
     }
 
     fn list(&self, prefix: &Key, after: Option<&Key>, _stamps: Stamps) -> BoxStream<'_, Result<ObjectMeta>> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt, TryStreamExt};
 use ring::digest::{Context, SHA256};
 
+use super::super::exclusion;
 use super::super::file::check_size;
 use super::super::stream::{Start, start};
 use super::connect::Bucket;
@@ -126,7 +127,20 @@ impl New<'_> {
         if !self.opts.exclusive {
             before = self.nats.info(bucket, asked, self.object).await?;
         }
+        let tried = self.nats.tried();
+        if self.opts.exclusive
+            && tried != Some(true)
+            && self.nats.info(bucket, asked, self.object).await?.is_some_and(|(there, _)| !there.deleted)
+        {
+            return Err(self.exists());
+        }
         match self.publish_record(bucket, &json, self.opts.exclusive.then_some(0)).await? {
+            // The same record once more must be refused. That would write it over itself.
+            true if self.opts.exclusive && tried.is_none() => {
+                if let Ok(replaced) = self.publish_record(bucket, &json, Some(0)).await {
+                    exclusion::remember("nats", &self.nats.place(), !replaced);
+                }
+            }
             true => {}
             // Somebody's object, or the mark that Litestream leaves of a deleted one.
             false => match self.nats.info(bucket, asked, self.object).await? {

@@ -28,7 +28,8 @@ use md5::{Digest as _, Md5};
 use tokio::sync::OnceCell;
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
-use super::requests::{Failure, Operation, RequestStats, Requests};
+use super::exclusion::Exclusion;
+use super::requests::{Failure, Operation, RequestStats, Requests, unless};
 use super::web;
 use crate::config::OssSettings;
 use crate::error::{Error, ErrorKind, Result};
@@ -88,12 +89,22 @@ impl OssClient {
 
     /// The stamp the object was put with, if it has one.
     async fn head(&self, object: &str) -> Result<Option<Timestamp>> {
+        let absent = || {
+            Error::new(ErrorKind::NotFound, "oss: read metadata of object")
+                .at(self.target(object))
+                .caused_by("there is no such object")
+        };
+        self.head_if_there(object).await?.ok_or_else(absent)
+    }
+
+    /// `None` if there is no such object.
+    async fn head_if_there(&self, object: &str) -> Result<Option<Option<Timestamp>>> {
         let (api, target) = (self.api().await?, self.target(object));
         let asked = Asked { operation: Operation::Get, doing: "read metadata of object", target: &target };
-        let run = |_| async { api.send(asked, Ask::new(Method::HEAD, object)).await };
-        let answer = self.0.requests.run(asked.call(1, 0), run).await?;
+        let run = |_| async { unless(ErrorKind::NotFound, api.send(asked, Ask::new(Method::HEAD, object)).await) };
+        let Some(answer) = self.0.requests.run(asked.call(1, 0), run).await? else { return Ok(None) };
         let stamp = answer.headers().get(STAMP).and_then(|value| value.to_str().ok());
-        Ok(stamp.and_then(|text| parse_timestamp(text).ok()))
+        Ok(Some(stamp.and_then(|text| parse_timestamp(text).ok())))
     }
 
     async fn delete_batch(&self, keys: &[Key]) -> Result<()> {
@@ -151,8 +162,8 @@ impl ReplicaClient for OssClient {
         }
     }
 
-    fn creates_exclusively(&self) -> bool {
-        upload::creates_exclusively(self) == Some(true)
+    fn exclusion(&self) -> Exclusion {
+        Exclusion::exact(upload::tried(self))
     }
 
     fn list(&self, prefix: &Key, after: Option<&Key>, stamps: Stamps) -> BoxStream<'_, Result<ObjectMeta>> {

@@ -1,13 +1,12 @@
 //! Writing objects: one request where the body fits a part, else a multipart upload.
 
-use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
-
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use http::Method;
 
+use super::super::exclusion;
 use super::super::file::check_size;
+use super::super::requests::{seen, unless};
 use super::super::stamp::stamp_text;
 use super::super::stream::{Start, fill, start};
 use super::api::{Ask, Asked};
@@ -26,27 +25,19 @@ const MAX_PARTS: u64 = 10_000;
 /// After so many parts of a body of unknown length each further part is larger by one step.
 const PARTS_PER_STEP: u64 = 2_000;
 
-/// Whether a bucket heeds `x-oss-forbid-overwrite`, as far as it has been tried. For the whole process: a thousand
-/// databases in one bucket ask once.
-static EXCLUSIVE: LazyLock<Mutex<HashMap<String, bool>>> = LazyLock::new(Mutex::default);
-
 fn place(oss: &OssClient) -> Option<String> {
     oss.0.api.get().map(super::api::Api::place)
 }
 
-pub(super) fn creates_exclusively(oss: &OssClient) -> Option<bool> {
-    EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner).get(&place(oss)?).copied()
+/// Whether the bucket heeds `x-oss-forbid-overwrite`. Before the first request it is not known which bucket this is.
+pub(super) fn tried(oss: &OssClient) -> Option<bool> {
+    exclusion::tried("oss", &place(oss)?)
 }
 
-fn remember(oss: &OssClient, exclusive: bool) {
-    let Some(place) = place(oss) else { return };
-    if !exclusive {
-        tracing::info!(
-            bucket = oss.0.settings.bucket,
-            "this bucket does not refuse to replace objects (it keeps versions?): a second writer is not noticed there"
-        );
+fn remember(oss: &OssClient, heeds: bool) {
+    if let Some(place) = place(oss) {
+        exclusion::remember("oss", &place, heeds);
     }
-    EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner).insert(place, exclusive);
 }
 
 pub(super) async fn put(oss: &OssClient, key: &Key, body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
@@ -78,26 +69,37 @@ fn part_bytes(configured: Option<u64>, size: Option<u64>) -> Result<usize> {
 }
 
 async fn whole(oss: &OssClient, object: &str, target: &str, bytes: Bytes, opts: PutOptions) -> Result<()> {
-    // Before the first request it is not known which bucket this is.
-    oss.api().await?;
-    let known = creates_exclusively(oss);
-    if !opts.exclusive || known == Some(false) {
-        return once(oss, object, target, bytes, opts, false).await;
-    }
-    let done = once(oss, object, target, bytes.clone(), opts, true).await;
+    let asked = Asked { operation: Operation::Put, doing: "write object", target };
+    let exclusive = opts.exclusive && {
+        refuse_existing(oss, object, target).await?;
+        tried(oss) != Some(false)
+    };
+    let call = asked.call(1, bytes.len() as u64);
+    let done = oss.0.requests.run(call, |_| once(oss, asked, object, &bytes, opts, exclusive)).await;
     match &done {
         Err(err) if err.kind() == ErrorKind::Exists => remember(oss, true),
         // The same object once more: a bucket that heeds the header must refuse it, one that does not writes the
         // same bytes over themselves. Done once per bucket and process.
-        Ok(()) if known.is_none() => match once(oss, object, target, bytes, opts, true).await {
-            Ok(()) => remember(oss, false),
-            Err(err) if err.kind() == ErrorKind::Exists => remember(oss, true),
-            // Not known yet; the object is there, and that is what was asked.
-            Err(err) => tracing::debug!(error = %err, "cannot tell yet whether objects can be created exclusively"),
-        },
+        Ok(()) if exclusive && tried(oss).is_none() => {
+            let again = |_| async { unless(ErrorKind::Exists, once(oss, asked, object, &bytes, opts, true).await) };
+            match oss.0.requests.run(asked.call(0, 0), again).await {
+                Ok(replaced) => remember(oss, replaced.is_none()),
+                // Not known yet; the object is there, and that is what was asked.
+                Err(err) => tracing::debug!(error = %err, "cannot tell yet whether objects can be created exclusively"),
+            }
+        }
         _ => {}
     }
     done
+}
+
+/// Looks whether there is an object of this name, unless the bucket is known to do that itself.
+async fn refuse_existing(oss: &OssClient, object: &str, target: &str) -> Result<()> {
+    oss.api().await?;
+    if tried(oss) == Some(true) || !seen(oss.head_if_there(object).await.map(|head| head.is_some()))? {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Exists, "oss: write object").at(target).caused_by("object exists"))
 }
 
 /// What both ways of writing say about the object.
@@ -108,27 +110,21 @@ fn described(ask: Ask, opts: PutOptions, exclusive: bool) -> Ask {
 
 const FORBID: &str = "x-oss-forbid-overwrite";
 
+/// One attempt.
 async fn once(
     oss: &OssClient,
+    asked: Asked<'_>,
     object: &str,
-    target: &str,
-    bytes: Bytes,
+    bytes: &Bytes,
     opts: PutOptions,
     exclusive: bool,
-) -> Result<()> {
-    let api = oss.api().await?;
-    let asked = Asked { operation: Operation::Put, doing: "write object", target };
-    oss.0
-        .requests
-        .run(asked.call(1, bytes.len() as u64), |_| {
-            let ask = described(Ask::new(Method::PUT, object), opts, exclusive).body(bytes.clone());
-            async move {
-                let answer = api.send(asked, ask).await?;
-                etag(asked, answer.headers())?;
-                web::answer(answer.into_body()).await.map(|_| ()).map_err(|e| asked.broken(e.to_string()))
-            }
-        })
-        .await
+) -> Result<(), Failure> {
+    let broken = |error| Failure { error, code: "Request".to_owned(), retry_after: None };
+    let api = oss.api().await.map_err(broken)?;
+    let ask = described(Ask::new(Method::PUT, object), opts, exclusive).body(bytes.clone());
+    let answer = api.send(asked, ask).await?;
+    etag(asked, answer.headers())?;
+    web::answer(answer.into_body()).await.map(|_| ()).map_err(|e| asked.broken(e.to_string()))
 }
 
 /// What answers without an entity tag has not stored an object (a proxy's page, for instance).
@@ -263,6 +259,9 @@ impl Multipart {
         let asked = self.asked("write object");
         let id = self.id.as_deref().unwrap_or_default();
         let body = Bytes::from(xml::complete(parts));
+        if self.opts.exclusive {
+            refuse_existing(&self.oss, &self.object, &self.target).await?;
+        }
         self.oss
             .0
             .requests

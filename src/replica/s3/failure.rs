@@ -57,7 +57,7 @@ where
         }
         None => without_answer(asked, err),
     };
-    let hint = hint(code.as_deref(), status, asked.api, &word);
+    let hint = hint(code.as_deref(), status, asked.api, &word).map(|hint| refused_for(kind, &message).unwrap_or(hint));
     let mut error = Error::new(kind, format!("s3: {}", asked.doing)).at(asked.target).caused_by(text);
     if let Some(hint) = hint {
         error = error.hint(hint);
@@ -165,13 +165,28 @@ fn kind_of(code: Option<&str>, status: u16) -> ErrorKind {
     }
 }
 
+const UNKNOWN_KEY: &str = "the service does not know this access key id: check access-key-id";
+const WRONG_SECRET: &str = "the secret access key does not belong to this access key id: check secret-access-key (quotes, \
+                            and `$` which is expanded in the configuration)";
+
+/// What is wrong with the credentials, of services (Garage) that have one code for that and for a lack of rights. Only
+/// for the hint: the kind of the error is the same.
+fn of_credentials(message: &str) -> Option<&'static str> {
+    let message = message.to_ascii_lowercase();
+    if message.contains("invalid signature") {
+        return Some(WRONG_SECRET);
+    }
+    message.contains("no such key:").then_some(UNKNOWN_KEY)
+}
+
+fn refused_for(kind: ErrorKind, message: &str) -> Option<&'static str> {
+    if kind == ErrorKind::PermissionDenied { of_credentials(message) } else { None }
+}
+
 fn hint(code: Option<&str>, status: Option<u16>, api: &str, word: &str) -> Option<&'static str> {
     match (code.unwrap_or(word), status) {
-        ("SignatureDoesNotMatch", _) => Some(
-            "the secret access key does not belong to this access key id: check secret-access-key (quotes, and `$` \
-             which is expanded in the configuration)",
-        ),
-        ("InvalidAccessKeyId", _) => Some("the service does not know this access key id: check access-key-id"),
+        ("SignatureDoesNotMatch", _) => Some(WRONG_SECRET),
+        ("InvalidAccessKeyId" | "NotSignedUp", _) => Some(UNKNOWN_KEY),
         ("NoCredentials", _) => Some(
             "set access-key-id and secret-access-key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this \
              host a role",
@@ -252,5 +267,9 @@ mod tests {
         assert!(hint(Some("AccessDenied"), Some(403), "ListObjectsV2", "").unwrap().contains("s3:ListBucket"));
         assert!(hint(Some("AccessDenied"), Some(403), "PutObject", "").unwrap().contains("s3:PutObject"));
         assert!(hint(None, Some(500), "PutObject", "HTTP500").is_none());
+        assert_eq!(hint(Some("NotSignedUp"), Some(403), "ListObjectsV2", ""), Some(UNKNOWN_KEY));
+        assert_eq!(of_credentials("Forbidden: Invalid signature"), Some(WRONG_SECRET));
+        assert_eq!(of_credentials("Forbidden: No such key: GK0123"), Some(UNKNOWN_KEY));
+        assert_eq!(of_credentials("Access Denied"), None);
     }
 }

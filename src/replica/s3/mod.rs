@@ -46,7 +46,8 @@ use md5::{Digest as _, Md5};
 use tokio::sync::OnceCell;
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
-use super::requests::{Call, Failure, Operation, RequestStats, Requests};
+use super::exclusion::Exclusion;
+use super::requests::{Call, Failure, Operation, RequestStats, Requests, unless};
 use super::stamp::stamp_text;
 use crate::config::{Encryption, S3Settings};
 use crate::error::{Error, ErrorKind, Result};
@@ -148,6 +149,16 @@ impl S3Client {
     }
 
     async fn head(&self, object: &str) -> Result<Head> {
+        let absent = || {
+            Error::new(ErrorKind::NotFound, "s3: read metadata of object")
+                .at(self.target(object))
+                .caused_by("there is no such object")
+        };
+        self.head_if_there(object).await?.ok_or_else(absent)
+    }
+
+    /// `None` if there is no such object.
+    async fn head_if_there(&self, object: &str) -> Result<Option<Head>> {
         let (client, sse) = (self.client().await?, self.customer_key()?);
         let target = self.target(object);
         let asked = Asked { api: "HeadObject", doing: "read metadata of object", target: &target };
@@ -161,11 +172,12 @@ impl S3Client {
             .requests
             .run(call, |_| {
                 let request = request();
-                async move { request.send().await.map_err(|e| failure(asked, e)) }
+                async move { unless(ErrorKind::NotFound, request.send().await.map_err(|e| failure(asked, e))) }
             })
             .await?;
+        let Some(answer) = answer else { return Ok(None) };
         let stamp = answer.metadata().and_then(|m| m.get(STAMP)).and_then(|text| parse_timestamp(text).ok());
-        Ok(Head { stamp })
+        Ok(Some(Head { stamp }))
     }
 
     async fn delete_batch(&self, keys: &[Key]) -> Result<()> {
@@ -269,8 +281,8 @@ impl ReplicaClient for S3Client {
         true
     }
 
-    fn creates_exclusively(&self) -> bool {
-        upload::creates_exclusively(self) == Some(true)
+    fn exclusion(&self) -> Exclusion {
+        Exclusion::exact(upload::tried(self))
     }
 
     fn list(&self, prefix: &Key, after: Option<&Key>, stamps: Stamps) -> BoxStream<'_, Result<ObjectMeta>> {

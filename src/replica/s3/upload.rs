@@ -1,7 +1,6 @@
 //! Writing objects: one request where the body fits a part, else a multipart upload.
 
-use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::future::Future;
 
 use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::primitives::ByteStream as SdkBody;
@@ -11,7 +10,9 @@ use aws_sdk_s3::types::{
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 
+use super::super::exclusion;
 use super::super::file::check_size;
+use super::super::requests::{seen, unless};
 use super::super::stream::{Start, fill, start};
 use super::failure::{Asked, failure};
 use super::vendor::PART_BYTES;
@@ -37,26 +38,17 @@ const MAX_PARTS: u64 = 10_000;
 /// After so many parts of a body of unknown length each further part is larger by one step.
 const PARTS_PER_STEP: u64 = 2_000;
 
-/// Whether a service heeds `If-None-Match` on writes, as far as it has been tried, by endpoint and bucket.
-/// For the whole process: a thousand databases in one bucket ask once.
-static EXCLUSIVE: LazyLock<Mutex<HashMap<(String, String), bool>>> = LazyLock::new(Mutex::default);
-
-fn place(s3: &S3Client) -> (String, String) {
-    (s3.0.habits.endpoint.clone().unwrap_or_default(), s3.bucket().to_owned())
+fn place(s3: &S3Client) -> String {
+    format!("{} {}", s3.0.habits.endpoint.as_deref().unwrap_or("aws"), s3.bucket())
 }
 
-pub(super) fn creates_exclusively(s3: &S3Client) -> Option<bool> {
-    EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner).get(&place(s3)).copied()
+/// Whether the service heeds `If-None-Match` on writes.
+pub(super) fn tried(s3: &S3Client) -> Option<bool> {
+    exclusion::tried("s3", &place(s3))
 }
 
-fn remember(s3: &S3Client, exclusive: bool) {
-    if !exclusive {
-        tracing::info!(
-            bucket = s3.bucket(),
-            "this storage cannot create objects without replacing others: a second writer is not noticed there"
-        );
-    }
-    EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner).insert(place(s3), exclusive);
+fn remember(s3: &S3Client, heeds: bool) {
+    exclusion::remember("s3", &place(s3), heeds);
 }
 
 pub(super) async fn put(s3: &S3Client, key: &Key, body: ByteStream, opts: PutOptions) -> Result<ObjectMeta> {
@@ -88,14 +80,23 @@ fn part_bytes(s3: &S3Client, size: Option<u64>) -> Result<usize> {
 }
 
 async fn put_whole(s3: &S3Client, object: &str, target: &str, bytes: Bytes, opts: PutOptions) -> Result<()> {
-    if !opts.exclusive || creates_exclusively(s3) == Some(false) {
-        return put_once(s3, object, target, bytes, opts, false).await;
+    let call = Call { operation: Operation::Put, kind: "s3", target, objects: 1, bytes: bytes.len() as u64 };
+    let plain = || s3.0.requests.run(call, |_| put_once(s3, object, target, &bytes, opts, false));
+    if !opts.exclusive {
+        return plain().await;
     }
-    match put_once(s3, object, target, bytes.clone(), opts, true).await {
-        Ok(()) if creates_exclusively(s3).is_none() => probe(s3, object, target, bytes, opts).await,
-        Err(err) if is_unsupported(&err) => {
+    refuse_existing(s3, object, target).await?;
+    let known = tried(s3);
+    if known == Some(false) {
+        return plain().await;
+    }
+    let put = s3.0.requests.run(call, |_| understood(put_once(s3, object, target, &bytes, opts, true)));
+    match put.await {
+        Ok(Understood::Yes) if known.is_none() => probe(s3, object, target, &bytes, opts).await,
+        Ok(Understood::Yes) => Ok(()),
+        Ok(Understood::No) => {
             remember(s3, false);
-            put_once(s3, object, target, bytes, opts, false).await
+            plain().await
         }
         Err(err) => {
             if err.kind() == ErrorKind::Exists {
@@ -103,57 +104,69 @@ async fn put_whole(s3: &S3Client, object: &str, target: &str, bytes: Bytes, opts
             }
             Err(err)
         }
-        Ok(()) => Ok(()),
     }
+}
+
+/// Looks whether there is an object of this name, unless the service is known to do that itself.
+async fn refuse_existing(s3: &S3Client, object: &str, target: &str) -> Result<()> {
+    if tried(s3) == Some(true) || !seen(s3.head_if_there(object).await.map(|head| head.is_some()))? {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Exists, "s3: write object").at(target).caused_by("object exists"))
 }
 
 /// The same object once more: a service that creates exclusively must refuse it, one that does not writes
 /// the same bytes over themselves. Leaves nothing behind, and is done once per bucket and process.
-async fn probe(s3: &S3Client, object: &str, target: &str, bytes: Bytes, opts: PutOptions) -> Result<()> {
-    match put_once(s3, object, target, bytes, opts, true).await {
-        Ok(()) => remember(s3, false),
-        Err(err) if err.kind() == ErrorKind::Exists => remember(s3, true),
+async fn probe(s3: &S3Client, object: &str, target: &str, bytes: &Bytes, opts: PutOptions) -> Result<()> {
+    let call = Call { operation: Operation::Put, kind: "s3", target, objects: 0, bytes: 0 };
+    let again = |_| async { unless(ErrorKind::Exists, put_once(s3, object, target, bytes, opts, true).await) };
+    match s3.0.requests.run(call, again).await {
+        Ok(replaced) => remember(s3, replaced.is_none()),
         // Not known yet; the object is there, and that is what was asked.
         Err(err) => tracing::debug!(error = %err, "cannot tell yet whether objects can be created exclusively"),
     }
     Ok(())
 }
 
-/// The condition is what it does not understand: `501 NotImplemented`, or a 400 that only conditions give.
-fn is_unsupported(err: &Error) -> bool {
-    let text = std::error::Error::source(err).map(ToString::to_string).unwrap_or_default();
-    err.kind() == ErrorKind::Invalid && text.contains("StatusCode: 501")
+/// Whether a service knows what the condition of a write means.
+enum Understood {
+    Yes,
+    No,
 }
 
+async fn understood(sent: impl Future<Output = Result<(), Failure>>) -> Result<Understood, Failure> {
+    match sent.await {
+        Ok(()) => Ok(Understood::Yes),
+        Err(failure) if matches!(failure.code.as_str(), "NotImplemented" | "HTTP501") => Ok(Understood::No),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// One attempt.
 async fn put_once(
     s3: &S3Client,
     object: &str,
     target: &str,
-    bytes: Bytes,
+    bytes: &Bytes,
     opts: PutOptions,
     exclusive: bool,
-) -> Result<()> {
-    let (client, sse) = (s3.client().await?, s3.customer_key()?);
+) -> Result<(), Failure> {
+    let ready = async { Ok((s3.client().await?, s3.customer_key()?)) };
+    let broken = |error| Failure { error, code: "Request".to_owned(), retry_after: None };
+    let (client, sse) = ready.await.map_err(broken)?;
     let asked = Asked { api: "PutObject", doing: "write object", target };
-    let call = Call { operation: Operation::Put, kind: "s3", target, objects: 1, bytes: bytes.len() as u64 };
     let stamp = stamp_text(opts.stamp);
-    s3.0.requests
-        .run(call, |_| {
-            let request = client
-                .put_object()
-                .bucket(s3.bucket())
-                .key(object)
-                .content_type("application/octet-stream")
-                .set_if_none_match(exclusive.then(|| "*".to_owned()))
-                .body(SdkBody::from(bytes.clone()));
-            let request = as_new_object!(request, s3, &sse, &stamp);
-            async move {
-                let answer = request.send().await.map_err(|e| failure(asked, e))?;
-                let id = answer.request_id().map(str::to_owned);
-                stored(target, answer.e_tag().is_some(), id)
-            }
-        })
-        .await
+    let request = client
+        .put_object()
+        .bucket(s3.bucket())
+        .key(object)
+        .content_type("application/octet-stream")
+        .set_if_none_match(exclusive.then(|| "*".to_owned()))
+        .body(SdkBody::from(bytes.clone()));
+    let request = as_new_object!(request, s3, &sse, &stamp);
+    let answer = request.send().await.map_err(|e| failure(asked, e))?;
+    let id = answer.request_id().map(str::to_owned);
+    stored(target, answer.e_tag().is_some(), id)
 }
 
 /// What answers without an entity tag has not stored an object (a proxy's page, for instance).
@@ -309,23 +322,30 @@ impl Multipart {
         let client = s3.client().await?;
         let asked = Asked { api: "CompleteMultipartUpload", doing: "write object", target };
         let call = Call { operation: Operation::Put, kind: "s3", target, objects: 1, bytes: 0 };
-        let exclusive = self.opts.exclusive && creates_exclusively(s3) != Some(false);
+        if self.opts.exclusive {
+            refuse_existing(s3, &self.object, target).await?;
+        }
         let upload = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        s3.0.requests
-            .run(call, |_| {
-                let request = client
-                    .complete_multipart_upload()
-                    .bucket(s3.bucket())
-                    .key(&self.object)
-                    .set_upload_id(self.id.clone())
-                    .set_if_none_match(exclusive.then(|| "*".to_owned()))
-                    .multipart_upload(upload.clone());
-                async move {
-                    let answer = request.send().await.map_err(|e| failure(asked, e))?;
-                    stored(target, answer.e_tag().is_some(), None)
-                }
-            })
-            .await
+        let complete = |exclusive: bool| {
+            let request = client
+                .complete_multipart_upload()
+                .bucket(s3.bucket())
+                .key(&self.object)
+                .set_upload_id(self.id.clone())
+                .set_if_none_match(exclusive.then(|| "*".to_owned()))
+                .multipart_upload(upload.clone());
+            async move {
+                let answer = request.send().await.map_err(|e| failure(asked, e))?;
+                stored(target, answer.e_tag().is_some(), None)
+            }
+        };
+        if self.opts.exclusive && tried(s3) != Some(false) {
+            match s3.0.requests.run(call, |_| understood(complete(true))).await? {
+                Understood::Yes => return Ok(()),
+                Understood::No => remember(s3, false),
+            }
+        }
+        s3.0.requests.run(call, |_| complete(false)).await
     }
 }
 

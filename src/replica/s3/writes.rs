@@ -184,50 +184,94 @@ async fn encryption_and_storage_class_are_said_where_objects_are_made_and_read_a
     assert!(carriers(&sse, "x-amz-server-side-encryption").0.is_empty());
 }
 
+/// A store of names: answers a PUT as told whether there is such an object.
+fn store(put: impl Fn(bool, &HttpRequest) -> Option<Answer> + Send + Sync + 'static) -> Service {
+    let stored = Mutex::new(std::collections::HashSet::new());
+    Service::new(move |request| {
+        let path = request.uri().split('?').next().unwrap_or_default().to_owned();
+        let mut stored = stored.lock().unwrap();
+        let there = stored.contains(&path);
+        match request.method() {
+            "HEAD" if there => works(request),
+            "HEAD" => (404, "", String::new()),
+            "PUT" | "POST" => put(there, request).unwrap_or_else(|| {
+                // Of an upload in parts only the end makes an object.
+                if !request.uri().contains("?uploads") && !request.uri().contains("partNumber") {
+                    stored.insert(path);
+                }
+                works(request)
+            }),
+            _ => works(request),
+        }
+    })
+}
+
 #[tokio::test]
 async fn whether_a_service_creates_exclusively_is_found_out_once() {
-    let asks = |requests: &[HttpRequest]| -> Vec<bool> {
-        requests.iter().map(|request| request.headers().get("if-none-match") == Some("*")).collect()
+    let asks = |requests: &[HttpRequest]| -> Vec<(String, bool)> {
+        let ask =
+            |request: &HttpRequest| (request.method().to_owned(), request.headers().get("if-none-match") == Some("*"));
+        requests.iter().map(ask).collect()
     };
-    // Takes the condition and overwrites all the same.
-    let service = Service::new(works);
+    let (look, plain, guarded) = (("HEAD".to_owned(), false), ("PUT".to_owned(), false), ("PUT".to_owned(), true));
+    // Takes the condition and overwrites all the same: it is looked before each.
+    let service = store(|_, _| None);
     let client = service.client("    endpoint: http://replaces.lan:9000\n");
+    assert_eq!(client.exclusion(), Exclusion::Untried);
     for name in ["0000/a", "0000/b"] {
         client.put(&key(name), once("x"), opts(true)).await.unwrap();
     }
-    assert_eq!(asks(&service.take()), [true, true, false]);
-    assert!(!client.creates_exclusively());
+    let want = [&look, &guarded, &guarded, &look, &plain].map(Clone::clone);
+    assert_eq!(asks(&service.take()), want);
+    assert_eq!(client.exclusion(), Exclusion::Missing);
+    assert_eq!(client.put(&key("0000/b"), once("y"), opts(true)).await.unwrap_err().kind(), ErrorKind::Exists);
+    let large = once(vec![7_u8; 6_000_000]);
+    assert_eq!(client.put(&key("0000/b"), large, opts(true)).await.unwrap_err().kind(), ErrorKind::Exists);
 
     // Refuses what it does not know.
-    let service = Service::new(|request| match request.headers().get("if-none-match") {
-        Some(_) => (501, "", "<Error><Code>NotImplemented</Code></Error>".to_owned()),
-        None => works(request),
+    let service = store(|_, request| {
+        let condition = request.headers().get("if-none-match");
+        condition.map(|_| (501, "", "<Error><Code>NotImplemented</Code></Error>".to_owned()))
     });
     let client = service.client("    endpoint: http://refuses.lan:9000\n");
     for name in ["0000/a", "0000/b"] {
         client.put(&key(name), once("x"), opts(true)).await.unwrap();
     }
-    assert_eq!(asks(&service.take()), [true, false, false]);
-    assert!(!client.creates_exclusively());
+    let want = [&look, &guarded, &plain, &look, &plain].map(Clone::clone);
+    assert_eq!(asks(&service.take()), want);
+    assert_eq!(client.exclusion(), Exclusion::Missing);
+    assert_eq!(client.stats().count(Operation::Put), (3, 0), "a trial is no failure");
+    // A first object that goes in parts finds it out, too.
+    let client = service.client("    endpoint: http://refuses-parts.lan:9000\n");
+    client.put(&key("0001/large"), once(vec![7_u8; 6_000_000]), opts(true)).await.unwrap();
+    assert_eq!(client.exclusion(), Exclusion::Missing);
 
     // Heeds it. What one database found out, the next one knows.
-    let stored = Mutex::new(Vec::new());
-    let service = Service::new(move |request| {
-        let mut stored = stored.lock().unwrap();
-        if stored.contains(&request.uri().to_owned()) {
-            return (412, "", "<Error><Code>PreconditionFailed</Code></Error>".to_owned());
-        }
-        stored.push(request.uri().to_owned());
-        works(request)
-    });
+    let service =
+        store(|there, _| there.then(|| (412, "", "<Error><Code>PreconditionFailed</Code></Error>".to_owned())));
     let client = service.client("    endpoint: http://heeds.lan:9000\n");
     client.put(&key("0000/a"), once("x"), opts(true)).await.unwrap();
-    assert!(client.creates_exclusively());
+    assert_eq!(client.exclusion(), Exclusion::Exact);
+    assert_eq!(client.stats().count(Operation::Put), (2, 0), "a trial is no failure");
     let other = service.client("    endpoint: http://heeds.lan:9000\n");
-    assert!(other.creates_exclusively());
+    assert_eq!(other.exclusion(), Exclusion::Exact);
     other.put(&key("0000/b"), once("x"), opts(true)).await.unwrap();
     assert_eq!(other.put(&key("0000/b"), once("y"), opts(true)).await.unwrap_err().kind(), ErrorKind::Exists);
-    assert_eq!(asks(&service.take()), [true; 4]);
+    let want = [&look, &guarded, &guarded, &guarded, &guarded].map(Clone::clone);
+    assert_eq!(asks(&service.take()), want);
+}
+
+/// Credentials that may write but not read: nothing can be looked at, and the condition of the write decides.
+#[tokio::test]
+async fn where_looking_is_not_allowed_objects_are_written_all_the_same() {
+    let service = Service::new(|request| match request.method() {
+        "HEAD" => (403, "", String::new()),
+        _ => works(request),
+    });
+    let client = service.client("    endpoint: http://write-only.lan:9000\n");
+    client.put(&key("0000/a"), once("x"), opts(true)).await.unwrap();
+    client.put(&key("0000/b"), once("x"), opts(true)).await.unwrap();
+    assert_eq!(client.exclusion(), Exclusion::Missing);
 }
 
 #[tokio::test(start_paused = true)]

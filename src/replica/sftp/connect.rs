@@ -16,6 +16,7 @@ use russh::{AlgorithmKind, ChannelMsg, Preferred};
 use tokio::net::TcpStream;
 
 use super::super::requests::progress;
+use super::prompt::Prompt;
 use super::session::Session;
 use crate::config::{HostKey, SftpSettings};
 use crate::error::{Error, ErrorKind, Result};
@@ -56,7 +57,7 @@ pub(super) async fn connect(settings: &SftpSettings) -> Result<Session> {
     let refused = Arc::new(Mutex::new(None));
     let known = known_as(host, port);
     let watch = Watch { accepted, host: settings.host.clone(), known_as: known, refused: refused.clone() };
-    let shaking = client::connect_stream(Arc::new(config), socket, watch);
+    let shaking = client::connect_stream(Arc::new(config), Prompt(socket), watch);
     let mut ssh = match tokio::time::timeout(HANDSHAKE, shaking).await {
         Ok(Ok(ssh)) => ssh,
         Ok(Err(err)) => return Err(handshake_failed(settings, &refused, err)),

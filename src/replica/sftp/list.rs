@@ -1,5 +1,7 @@
 //! Listings: a directory is read whole and sorted, there is no cheaper order to be had.
 
+use std::sync::Arc;
+
 use futures::future::try_join_all;
 use futures::stream::{self, BoxStream, StreamExt};
 
@@ -76,8 +78,9 @@ async fn read(sftp: &SftpClient, dir: &Key) -> Result<Vec<Found>> {
 
 async fn attempt(sftp: &SftpClient, path: &str, target: &str) -> Result<Vec<Found>, Failure> {
     let session = sftp.session(DOING, target).await?;
-    let handle = match session.open(&Request::OpenDir { path }).await {
-        Ok(handle) => handle,
+    let mut found = match read_all(&session, path).await {
+        Ok(found) => found,
+        // Of a directory that is not there some servers say so when it is opened, others (AsyncSSH) when it is read.
         Err(problem) if problem.code() == Some(Status::NO_SUCH_FILE) => return Ok(Vec::new()),
         Err(problem) => {
             // Of a file some servers say only that it failed.
@@ -87,10 +90,22 @@ async fn attempt(sftp: &SftpClient, path: &str, target: &str) -> Result<Vec<Foun
             };
         }
     };
+    note_stale(sftp, path, found.iter().map(|entry| entry.name.as_str()));
+    complete(&session, path, &mut found).await.map_err(|problem| failure(DOING, target, problem))?;
+    Ok(found)
+}
+
+async fn read_all(session: &Arc<Session>, path: &str) -> Result<Vec<Found>, Problem> {
+    let handle = session.open(&Request::OpenDir { path }).await?;
     let mut found = Vec::new();
     loop {
-        let lines = try_join_all((0..AHEAD).map(|_| handle.read_dir())).await;
-        let lines = lines.map_err(|problem| failure(DOING, target, problem))?;
+        let lines = match try_join_all((0..AHEAD).map(|_| handle.read_dir())).await {
+            // It was there a moment ago: not a listing that ends here.
+            Err(problem) if problem.code() == Some(Status::NO_SUCH_FILE) && !found.is_empty() => {
+                return Err(Problem::Lost("the directory went away while it was read".to_owned()));
+            }
+            lines => lines?,
+        };
         let ended = lines.iter().any(Option::is_none);
         for entry in lines.into_iter().flatten().flatten() {
             // No name of ours is anything but UTF-8.
@@ -100,12 +115,9 @@ async fn attempt(sftp: &SftpClient, path: &str, target: &str) -> Result<Vec<Foun
             }
         }
         if ended {
-            break;
+            return Ok(found);
         }
     }
-    note_stale(sftp, path, found.iter().map(|entry| entry.name.as_str()));
-    complete(&session, path, &mut found).await.map_err(|problem| failure(DOING, target, problem))?;
-    Ok(found)
 }
 
 /// Asks for what the listing of some servers leaves out.
@@ -120,4 +132,47 @@ async fn complete(session: &Session, dir: &str, found: &mut [Found]) -> Result<(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::testing::{server, status};
+    use super::*;
+
+    const READ_DIR: u8 = 12;
+
+    fn handle(id: u32) -> Vec<u8> {
+        [&[102][..], &id.to_be_bytes(), &[0, 0, 0, 1, 7]].concat()
+    }
+
+    /// One line: a file `a` without attributes.
+    fn line(id: u32) -> Vec<u8> {
+        [&[104][..], &id.to_be_bytes(), &[0, 0, 0, 1, 0, 0, 0, 1, b'a', 0, 0, 0, 0, 0, 0, 0, 0]].concat()
+    }
+
+    /// AsyncSSH opens what is not there, and says so when it is read.
+    #[tokio::test]
+    async fn a_directory_that_is_missed_only_when_it_is_read_is_missing() {
+        let code = u8::try_from(Status::NO_SUCH_FILE).unwrap();
+        let session = server(move |kind, id| Some(if kind == READ_DIR { status(id, code) } else { handle(id) })).await;
+        let problem = read_all(&session, "/x").await.map(|found| found.len()).unwrap_err();
+        assert_eq!(problem.code(), Some(Status::NO_SUCH_FILE));
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_goes_away_is_not_a_short_one() {
+        let code = u8::try_from(Status::NO_SUCH_FILE).unwrap();
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let session = server(move |kind, id| {
+            let nth = asked.fetch_add(usize::from(kind == READ_DIR), std::sync::atomic::Ordering::Relaxed);
+            Some(match kind {
+                READ_DIR if nth < AHEAD => line(id),
+                READ_DIR => status(id, code),
+                _ => handle(id),
+            })
+        })
+        .await;
+        let problem = read_all(&session, "/x").await.map(|found| found.len()).unwrap_err();
+        assert!(matches!(problem, Problem::Lost(_)), "{problem:?}");
+    }
 }

@@ -3,13 +3,14 @@
 //! Guarantees beside those of [`ReplicaClient`]:
 //! 1. An object is written under a temporary name, made durable where the server can, and renamed over the old one.
 //! 2. An exclusive put never replaces: the name is given by a hard link, or by a rename that servers refuse when it
-//!    exists.
+//!    exists. Whether this one does is tried; it is looked before, until that is known and where it does not.
 //! 3. At most `WINDOW` bytes of an object are under way, in either direction.
 //! 4. A lost connection is made again by the next request; one login serves all replicas on a server.
 
 mod connect;
 mod link;
 mod list;
+mod prompt;
 mod read;
 mod session;
 mod wire;
@@ -24,6 +25,7 @@ use async_trait::async_trait;
 use futures::stream::{self, BoxStream, TryStreamExt};
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
+use super::exclusion::{self, Exclusion};
 use super::requests::{Call, Failure, Operation, RequestStats, Requests};
 use super::tree::{TEMP_SUFFIX, clean};
 use crate::config::SftpSettings;
@@ -52,8 +54,6 @@ struct Inner {
     world: World,
     requests: Requests,
     link: OnceLock<Arc<Link>>,
-    /// Whether names can be given exclusively, as far as it is known.
-    exclusive: OnceLock<bool>,
     /// Whether the last hard link that was asked for was made.
     links: AtomicBool,
     /// Temporary files of writers that died.
@@ -78,7 +78,6 @@ impl SftpClient {
             world,
             requests,
             link: OnceLock::new(),
-            exclusive: OnceLock::new(),
             links: AtomicBool::new(false),
             stale: Mutex::default(),
         }))
@@ -105,15 +104,21 @@ impl SftpClient {
         format!("sftp://{user}@{host}/{}", path.trim_start_matches('/'))
     }
 
+    /// What tells one server from another.
+    fn place(&self) -> String {
+        let SftpSettings { user, host, .. } = &self.0.settings;
+        format!("{user}@{host}")
+    }
+
+    /// Whether the server refuses to give a name that exists.
+    fn tried(&self) -> Option<bool> {
+        exclusion::tried("sftp", &self.place())
+    }
+
     async fn session(&self, doing: &'static str, target: &str) -> Result<Arc<Session>, Failure> {
         let link = self.0.link.get_or_init(|| Link::shared(&self.0.settings));
         match link.session().await {
-            Ok(session) => {
-                let offers = |extension| session.offers(extension);
-                // A server that tells the two renames apart refuses with the plain one.
-                let _ = self.0.exclusive.set(offers(wire::HARDLINK) || offers(wire::POSIX_RENAME));
-                Ok(session)
-            }
+            Ok(session) => Ok(session),
             Err(err) => {
                 let code = match err.kind() {
                     ErrorKind::Unavailable => "Connection",
@@ -200,8 +205,8 @@ impl ReplicaClient for SftpClient {
         self.target(&self.0.root)
     }
 
-    fn creates_exclusively(&self) -> bool {
-        self.0.exclusive.get() == Some(&true)
+    fn exclusion(&self) -> Exclusion {
+        Exclusion::exact(self.tried())
     }
 
     fn list(&self, prefix: &Key, after: Option<&Key>, stamps: Stamps) -> BoxStream<'_, Result<ObjectMeta>> {

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use futures::future::join3;
 use futures::stream::{FuturesUnordered, StreamExt};
 
+use super::super::exclusion;
 use super::super::file::check_size;
 use super::super::stream::{Start, start};
 use super::super::tree::{is_stale, temp_path};
@@ -164,9 +165,13 @@ impl New<'_> {
     }
 
     /// Gives the file its name unless something has it; whether it did.
-    async fn name_new(&self, session: &Session, temp: &mut Temp) -> Result<bool, Problem> {
+    async fn name_new(&self, session: &Arc<Session>, temp: &mut Temp) -> Result<bool, Problem> {
         if !session.offers(wire::HARDLINK) {
-            return rename_new(session, temp.path(), self.path).await;
+            return self.rename_new(session, temp.path()).await;
+        }
+        let tried = self.sftp.tried();
+        if tried != Some(true) && is_there(session, self.path).await? {
+            return Ok(false);
         }
         let links = &self.sftp.0.links;
         let fields: &[&[u8]] = &[temp.path().as_bytes(), self.path.as_bytes()];
@@ -181,12 +186,17 @@ impl New<'_> {
             Ok(()) => {
                 links.store(true, Ordering::Relaxed);
                 if let Some(path) = temp.path.take() {
+                    if tried.is_none() {
+                        // The same name once more must be refused.
+                        let fields: &[&[u8]] = &[path.as_bytes(), self.path.as_bytes()];
+                        self.found(session.run(&Request::Extended { name: wire::HARDLINK, fields }).await);
+                    }
                     session.send(&Request::Remove { path: &path });
                 }
                 Ok(true)
             }
             // Taken, or a file system without links.
-            Err(Problem::Refused(_)) if !removed => rename_new(session, temp.path(), self.path).await,
+            Err(Problem::Refused(_)) if !removed => self.rename_new(session, temp.path()).await,
             Err(Problem::Refused(status)) => match session.stat(self.path).await {
                 Ok(_) => Ok(false),
                 // The next attempt will find out why.
@@ -196,6 +206,51 @@ impl New<'_> {
                 }
             },
             Err(problem) => Err(problem),
+        }
+    }
+
+    /// The same with a rename, which servers refuse when the name exists. Not all do, and none says that nobody comes
+    /// between; so it is looked before in any case.
+    async fn rename_new(&self, session: &Arc<Session>, temp: &str) -> Result<bool, Problem> {
+        if is_there(session, self.path).await? {
+            return Ok(false);
+        }
+        match session.run(&Request::Rename { from: temp, to: self.path }).await {
+            Ok(()) => {
+                if self.sftp.tried().is_none() {
+                    self.try_rename(session).await;
+                }
+                Ok(true)
+            }
+            Err(problem) if problem.code().is_some() && session.stat(self.path).await.is_ok() => Ok(false),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// Whether a rename is refused when the name exists: with two files that are nobody's.
+    async fn try_rename(&self, session: &Arc<Session>) {
+        let names = [0, 1].map(|_| temp_path(&self.sftp.0.world, self.path));
+        let made = async {
+            for path in &names {
+                session.open(&Request::Open { path, flags: wire::WRITE_NEW }).await?.close().await?;
+            }
+            Ok::<(), Problem>(())
+        };
+        if made.await.is_ok() {
+            self.found(session.run(&Request::Rename { from: &names[0], to: &names[1] }).await);
+        }
+        for path in &names {
+            session.send(&Request::Remove { path });
+        }
+    }
+
+    /// Keeps what came of giving a name that exists.
+    fn found(&self, again: Result<(), Problem>) {
+        match again {
+            Ok(()) => exclusion::remember("sftp", &self.sftp.place(), false),
+            Err(Problem::Refused(_)) => exclusion::remember("sftp", &self.sftp.place(), true),
+            // Not known yet.
+            Err(_) => {}
         }
     }
 }
@@ -217,16 +272,10 @@ async fn replace(session: &Session, temp: &str, path: &str) -> Result<(), Proble
     }
 }
 
-/// The same with a rename, which servers refuse when the name exists; not all do, so it is looked at before.
-async fn rename_new(session: &Session, temp: &str, path: &str) -> Result<bool, Problem> {
+async fn is_there(session: &Session, path: &str) -> Result<bool, Problem> {
     match session.stat(path).await {
-        Ok(_) => return Ok(false),
-        Err(problem) if problem.code() == Some(Status::NO_SUCH_FILE) => {}
-        Err(problem) => return Err(problem),
-    }
-    match session.run(&Request::Rename { from: temp, to: path }).await {
-        Ok(()) => Ok(true),
-        Err(problem) if problem.code().is_some() && session.stat(path).await.is_ok() => Ok(false),
+        Ok(_) => Ok(true),
+        Err(problem) if problem.code() == Some(Status::NO_SUCH_FILE) => Ok(false),
         Err(problem) => Err(problem),
     }
 }

@@ -14,7 +14,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -23,6 +23,7 @@ use rustls::pki_types::pem::PemObject as _;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use crate::config::Environment;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long a connection may take to come about.
@@ -61,7 +62,7 @@ where
     tcp.set_connect_timeout(Some(CONNECT));
     tcp.set_keepalive(Some(Duration::from_secs(30)));
     tcp.set_nodelay(true);
-    let dial = Dial { tcp, proxies: Arc::new(Matcher::from_env()) };
+    let dial = Dial { tcp, proxies: Arc::new(Proxies::of(&Environment::capture())) };
     let tls =
         HttpsConnectorBuilder::new().with_tls_config(tls(trust)?).https_or_http().enable_http1().wrap_connector(dial);
     Ok(Client::builder(TokioExecutor::new())
@@ -71,11 +72,35 @@ where
         .build(tls))
 }
 
-/// Connects directly, or through the proxy that `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` name.
+/// Which proxy a connection goes through, by Go's rules: `HTTPS_PROXY` and `HTTP_PROXY`, not `ALL_PROXY`; none for what
+/// `NO_PROXY` names, and none for this host, whatever is set.
+#[derive(Debug)]
+struct Proxies(Matcher);
+
+impl Proxies {
+    fn of(env: &Environment) -> Self {
+        let either = |name, small| env.get_nonempty(name).or_else(|| env.get_nonempty(small)).unwrap_or_default();
+        // There it may be a header that somebody sent.
+        let http = if env.get("REQUEST_METHOD").is_some() { "" } else { either("HTTP_PROXY", "http_proxy") };
+        let rules = Matcher::builder().http(http).https(either("HTTPS_PROXY", "https_proxy"));
+        Self(rules.no(either("NO_PROXY", "no_proxy")).build())
+    }
+
+    fn intercept(&self, to: &Uri) -> Option<Intercept> {
+        let host = to.host()?.trim_start_matches('[').trim_end_matches(']');
+        let loopback = |ip: std::net::IpAddr| ip.to_canonical().is_loopback();
+        if host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(loopback) {
+            return None;
+        }
+        self.0.intercept(to)
+    }
+}
+
+/// Connects directly, or through a proxy.
 #[derive(Debug, Clone)]
 pub(crate) struct Dial {
     tcp: HttpConnector,
-    proxies: Arc<Matcher>,
+    proxies: Arc<Proxies>,
 }
 
 impl Service<Uri> for Dial {
@@ -247,5 +272,30 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_are_those_of_go_and_never_for_this_host() {
+        let via = |vars: &[(&str, &str)], to: &str| {
+            let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let proxies = Proxies::of(&Environment::new(vars, PathBuf::from("/")));
+            proxies.intercept(&to.parse().unwrap()).map(|proxy| proxy.uri().to_string())
+        };
+        let both = [("HTTP_PROXY", "http://p:1"), ("https_proxy", "http://s:2"), ("NO_PROXY", "no.test,10.0.0.0/8")];
+        assert_eq!(via(&both, "http://store.test/x").as_deref(), Some("http://p:1/"));
+        assert_eq!(via(&both, "https://store.test/x").as_deref(), Some("http://s:2/"));
+        for here in ["localhost", "LOCALHOST:9000", "127.0.0.1:9000", "127.9.9.9", "[::1]:9000", "[::ffff:127.0.0.1]"] {
+            assert_eq!(via(&both, &format!("http://{here}/x")), None, "{here}");
+        }
+        for excepted in ["no.test", "sub.no.test", "10.1.2.3:9000"] {
+            assert_eq!(via(&both, &format!("http://{excepted}/x")), None, "{excepted}");
+        }
+        assert_eq!(via(&[("ALL_PROXY", "http://a:3"), ("all_proxy", "http://a:3")], "http://store.test/x"), None);
+        assert_eq!(via(&[("HTTP_PROXY", "http://p:1"), ("REQUEST_METHOD", "GET")], "http://store.test/x"), None);
     }
 }

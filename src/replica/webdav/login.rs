@@ -52,7 +52,8 @@ impl Login {
         }
     }
 
-    /// Takes in the challenge of a refused request that carried `sent`; whether it is worth another try.
+    /// Takes in the challenge of a refused request that carried `sent`; whether it is worth another try. A server that
+    /// has a new number each time says so of a wrong password, too: whoever asks must count.
     pub(super) fn challenged(&self, headers: &HeaderMap, sent: Option<&str>) -> bool {
         if !self.is_given() {
             return false;
@@ -63,8 +64,10 @@ impl Login {
         let digest = challenges().filter(|text| starts(text, "digest")).find_map(|text| digest_auth::parse(text).ok());
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(challenge) = digest {
-            // The same number again, and not because it was old: the password is what is wrong.
-            let again = challenge.stale || !sent.is_some_and(|sent| starts(sent, "digest"));
+            // The same number again, and not because it was old: the password is what is wrong. A number that the
+            // server no longer knows (it was restarted) is not always said to be old.
+            let same = |sent: &str| starts(sent, "digest") && sent.contains(&format!("nonce=\"{}\"", challenge.nonce));
+            let again = challenge.stale || !sent.is_some_and(same);
             *wanted = Wanted::Digest(Box::new(challenge));
             return again;
         }
@@ -117,6 +120,13 @@ mod tests {
         assert!(sent.contains("nc=00000001") && login.header("GET", "/").unwrap().contains("nc=00000002"));
         assert!(!login.challenged(&both, Some(&sent)));
         let old = challenge("Digest realm=\"x\", nonce=\"def\", qop=\"auth\", stale=true");
+        assert!(login.challenged(&old, Some(&sent)));
+        // Another number without a word of the old one.
+        let new = challenge("Digest realm=\"x\", nonce=\"ghi\", qop=\"auth\"");
+        let sent = login.header("GET", "/").unwrap();
+        assert!(login.challenged(&new, Some(&sent)));
+        let sent = login.header("GET", "/").unwrap();
+        assert!(!login.challenged(&new, Some(&sent)));
         assert!(login.challenged(&old, Some(&sent)));
         assert!(login.header("GET", "/").unwrap().contains("nonce=\"def\""));
     }

@@ -26,6 +26,7 @@ use hyper::body::Incoming;
 use tokio::sync::OnceCell;
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
+use super::exclusion::{self, Exclusion};
 use super::requests::{Call, Failure, Operation, RequestStats, Requests};
 use super::tree::{TEMP_SUFFIX, clean, is_stale};
 use super::{from_header, web};
@@ -40,6 +41,9 @@ type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 /// Files deleted at a time.
 const DELETES_AT_ONCE: usize = 16;
+/// How often one request may be refused for want of the right login: not logged in, then with a number that the server
+/// does not know any more.
+const MAX_REFUSALS: u32 = 3;
 /// Directories remembered as made; a replica has ten.
 const MAX_MADE: usize = 64;
 const DEPTH: HeaderName = HeaderName::from_static("depth");
@@ -112,6 +116,16 @@ impl WebdavClient {
         self.0.requests.stats()
     }
 
+    /// What tells one server from another.
+    fn place(&self) -> String {
+        self.url("")
+    }
+
+    /// Whether the server heeds `Overwrite: F`.
+    fn tried(&self) -> Option<bool> {
+        exclusion::tried("webdav", &self.place())
+    }
+
     /// The path of `key` below the base, decoded.
     fn path(&self, key: &str) -> String {
         match self.0.root.as_str() {
@@ -155,6 +169,7 @@ impl WebdavClient {
         let uri = self.encoded(path);
         let broken = |error: Error| Failure { error, code: "Request".to_owned(), retry_after: None };
         let pool = Self::pool().map_err(broken)?;
+        let mut refusals = 0;
         loop {
             let authorization = self.0.login.header(asked.method, &uri);
             let mut request = Request::builder().method(asked.method).uri(format!("{}{uri}", self.0.origin));
@@ -175,7 +190,8 @@ impl WebdavClient {
             if answer.status().as_u16() != 401 {
                 return Ok(answer);
             }
-            if !self.0.login.challenged(answer.headers(), authorization.as_deref()) {
+            refusals += 1;
+            if !self.0.login.challenged(answer.headers(), authorization.as_deref()) || refusals >= MAX_REFUSALS {
                 return Err(refused(asked, &answer));
             }
             // The connection can only be used again once the answer was read.
@@ -441,8 +457,11 @@ impl ReplicaClient for WebdavClient {
     }
 
     /// A second writer is refused (`Overwrite: F`), but no server promises that of two at the very same moment.
-    fn creates_exclusively(&self) -> bool {
-        false
+    fn exclusion(&self) -> Exclusion {
+        match self.tried() {
+            Some(true) => Exclusion::Refusal,
+            other => Exclusion::exact(other),
+        }
     }
 
     fn list(&self, prefix: &Key, after: Option<&Key>, stamps: Stamps) -> BoxStream<'_, Result<ObjectMeta>> {

@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use http::Response;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 
+use super::super::exclusion;
 use super::super::file::check_size;
 use super::super::stream::{Start, of_file, start};
 use super::super::tree::temp_path;
@@ -234,9 +236,13 @@ impl New<'_> {
 
     async fn publish(&self, temp: &str) -> Result<(), Failure> {
         let asked = self.asked("MOVE");
-        let overwrite = if self.opts.exclusive { "F" } else { "T" };
-        let headers = [(DESTINATION, self.target.to_owned()), (OVERWRITE, overwrite.to_owned())];
-        let answer = self.dav.send(asked, temp, &headers, || Some(empty())).await?;
+        if self.opts.exclusive && self.dav.tried().is_none() {
+            self.try_move().await?;
+        }
+        if self.opts.exclusive && self.dav.tried() != Some(true) && self.dav.look(self.path, "0").await?.is_some() {
+            return Err(failed(asked, ErrorKind::Exists, "Exists", "object exists", None));
+        }
+        let answer = self.move_to(asked, temp, self.target, !self.opts.exclusive).await?;
         match answer.status().as_u16() {
             200 | 201 | 204 => {
                 drain(answer).await;
@@ -251,6 +257,42 @@ impl New<'_> {
             412 if self.opts.exclusive => Err(failed(asked, ErrorKind::Exists, "412", "object exists", None)),
             _ => Err(refused(asked, &answer)),
         }
+    }
+
+    async fn move_to(
+        &self,
+        asked: Asked<'_>,
+        temp: &str,
+        destination: &str,
+        overwrite: bool,
+    ) -> Result<Response<Incoming>, Failure> {
+        let overwrite = if overwrite { "T" } else { "F" };
+        let headers = [(DESTINATION, destination.to_owned()), (OVERWRITE, overwrite.to_owned())];
+        self.dav.send(asked, temp, &headers, || Some(empty())).await
+    }
+
+    /// Whether the server refuses to move over what is there: with two files that are nobody's, once per server and
+    /// process.
+    async fn try_move(&self) -> Result<(), Failure> {
+        let names = [0, 1].map(|_| temp_path(&self.dav.0.world, self.path));
+        for name in &names {
+            self.upload(name, 1, || Some(full(Bytes::from_static(b"?")))).await?;
+        }
+        let answer = self.move_to(self.asked("MOVE"), &names[0], &self.dav.url(&names[1]), false).await?;
+        match answer.status().as_u16() {
+            200 | 201 | 204 => exclusion::remember("webdav", &self.dav.place(), false),
+            412 => exclusion::remember("webdav", &self.dav.place(), true),
+            // Neither: tried again with the next object.
+            _ => {}
+        }
+        drain(answer).await;
+        for name in &names {
+            // What is left over is removed by whoever lists it once it is old.
+            if let Ok(answer) = self.dav.ask(self.asked("DELETE"), name, &[]).await {
+                drain(answer).await;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the object's directory and those above it, unless they are known to be there.

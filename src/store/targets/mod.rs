@@ -26,6 +26,7 @@ use crate::store::database::Database;
 use crate::store::lineage::{self, Kinship};
 use crate::store::repeated::{Failing, counted};
 use crate::store::retry::{Outages, Retry};
+use crate::store::unguarded::{self, Noted};
 use crate::sys::{OpenMode, blocking, mutant};
 use crate::telemetry::duration;
 use crate::types::{Level, PageSize, Txid, TxidRange};
@@ -52,6 +53,8 @@ pub(super) struct Target {
     looks: AtomicUsize,
     /// Set once somebody else was found to write to it. From then on nothing is: see [`lineage`].
     rival: OnceLock<Txid>,
+    /// What was told of how it treats a second writer.
+    noted: Noted,
 }
 
 /// What the target is known to hold. Forgotten after any error.
@@ -92,6 +95,7 @@ impl Target {
             ahead: Ahead::default(),
             looks: AtomicUsize::new(0),
             rival: OnceLock::new(),
+            noted: Noted::default(),
         }
     }
 
@@ -389,6 +393,7 @@ impl Target {
         };
         self.manifest.written(info);
         self.is_there(txids.max());
+        unguarded::note(database, self.n, &self.noted).await;
         debug!(system = "store", db = %database.name(), replica = self.replica().kind(), level = 0,
             minTXID = %txids.min(), maxTXID = %txids.max(), size = info.size, "ltx file uploaded");
         Ok(info)

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
 use litestream::error::{Error, ErrorKind, Result};
-use litestream::replica::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
+use litestream::replica::{ByteStream, Exclusion, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
 use litestream::types::Timestamp;
 
 use super::manners::{Lie, Lies, Manners};
@@ -50,6 +50,8 @@ struct State {
     kill: Option<Kill>,
     lies: Lies,
     requests: u64,
+    /// A deletion ended half-way since somebody asked.
+    cut: bool,
 }
 
 #[derive(Clone)]
@@ -90,6 +92,7 @@ impl Bucket {
             kill: None,
             lies: Lies::default(),
             requests: 0,
+            cut: false,
         };
         Arc::new(Self { name, disk: Arc::clone(disk), state: Mutex::new(state) })
     }
@@ -165,6 +168,13 @@ impl Bucket {
     /// What was stored since the last call, in that order, whether or not it is still there.
     pub(super) fn take_stored(&self) -> Vec<(Key, Bytes, Timestamp)> {
         std::mem::take(&mut self.state().stored)
+    }
+
+    /// Whether a deletion ended half-way since the last call, of a store that does what it says it has done.
+    pub(super) fn take_cut(&self) -> bool {
+        let mut state = self.state();
+        let honest = state.lies.of(Lie::Undeleted) + state.lies.of(Lie::Reappears) == 0;
+        std::mem::take(&mut state.cut) && honest
     }
 
     pub(super) fn lies(&self) -> (u64, Lies) {
@@ -394,8 +404,8 @@ impl ReplicaClient for BucketClient {
         format!("bucket://{}", self.bucket.name)
     }
 
-    fn creates_exclusively(&self) -> bool {
-        true
+    fn exclusion(&self) -> Exclusion {
+        Exclusion::Exact
     }
 
     fn list(&self, prefix: &Key, after: Option<&Key>, _: Stamps) -> BoxStream<'_, Result<ObjectMeta>> {
@@ -464,14 +474,23 @@ impl ReplicaClient for BucketClient {
         let Some(first) = keys.first() else { return Ok(()) };
         let mut request = self.begin("delete", first, &LIES_OF_DELETE).await?;
         let now_us = self.bucket.disk.elapsed_us();
+        // In what order is the store's affair: that of the keys nobody has promised.
+        let mut order: Vec<&Key> = keys.iter().collect();
+        for n in (1..order.len()).rev() {
+            order.swap(n, request.rng.index(n + 1));
+        }
         let failed = {
             let mut state = self.bucket.state();
             let mut wanted = keys.len();
             if let Some(lie @ (Lie::Undeleted | Lie::HalfDeleted)) = request.lie {
                 state.lies.count(lie);
                 wanted = request.rng.index(keys.len());
+            } else if request.kill_after {
+                // With whoever asked, what was under way for him ends.
+                wanted = request.rng.index(keys.len() + 1);
             }
-            for key in &keys[..wanted] {
+            state.cut |= wanted < keys.len();
+            for key in order.into_iter().take(wanted) {
                 if request.lie == Some(Lie::Reappears)
                     && let Some(object) = state.objects.get(key).cloned()
                 {

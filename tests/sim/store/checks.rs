@@ -199,6 +199,31 @@ impl Sim {
         }
     }
 
+    /// Where a deletion ended half-way, every moment just behind a level-0 file that is there can be restored.
+    pub(super) async fn moments_of_level_0(&self) {
+        for n in 0..self.sites.len() {
+            let cut = matches!(&self.sites[n], Site::Bucket(bucket) if bucket.take_cut());
+            if !cut || self.lossy[n].get() || self.is_stopped() {
+                continue;
+            }
+            let since = self.disk.wall().millis() - i64::try_from(self.swarm.snapshot_retention * 1000).unwrap_or(0);
+            let contents = self.sites[n].contents(&self.disk);
+            let level_0 = contents.iter().filter(|stored| stored.file.level == Level::L0);
+            let moments: Vec<i64> =
+                level_0.map(|stored| stored.file.created.millis() + 1).filter(|at| *at >= since).collect();
+            for moment in moments.into_iter().take(40) {
+                let moment = Timestamp::from_millis(moment);
+                let broken = match self.restore(n, true, Target::Before(moment)).await {
+                    Ok(restored) => self.check_time(n, moment, restored, &contents),
+                    Err(broken) => Some(broken),
+                };
+                if let Some(broken) = broken {
+                    return self.broken(broken);
+                }
+            }
+        }
+    }
+
     /// Every moment of the window can be restored, up to the last compacted file before it at least.
     fn check_time(
         &self,

@@ -294,6 +294,7 @@ impl Sim {
             }
             self.act(act).await;
             self.check();
+            self.moments_of_level_0().await;
         }
         if !self.stopped.get() {
             set_hook(None);
