@@ -378,7 +378,7 @@ impl Managed {
             return Ok(Changed { now: false, txid: self.position().await? });
         };
         let limits = Limits::within(shared.shutdown(), limit);
-        let (closed, database) = close_database(running, limits, &shared.interrupt).await;
+        let (closed, database) = Box::pin(close_database(running, limits, &shared.interrupt)).await;
         let txid = database.seen().position;
         closed.map(|()| Changed { now: true, txid })
     }

@@ -201,7 +201,7 @@ impl FinalSync<'_> {
             return Ok(());
         }
         // A store holds them up. The local files need none.
-        let both = futures::future::join(tasks.stop(), database.sync_local());
+        let both = futures::future::join(tasks.stop(), Box::pin(database.sync_local()));
         self.limits.wait(self.interrupt, both).await.map(drop).map_err(|why| self.error(why, 0, None))
     }
 
@@ -212,7 +212,8 @@ impl FinalSync<'_> {
         let mut last: Option<Error> = None;
         let mut vanished = false;
         loop {
-            let attempt = self.limits.wait(self.interrupt, self.in_place(places, self.attempt(database))).await;
+            let attempt =
+                self.limits.wait(self.interrupt, self.in_place(places, Box::pin(self.attempt(database)))).await;
             let failed = match attempt {
                 Err(why) => return Err(self.error(why, attempts + u32::from(why == GivenUp::TimeIsUp), last)),
                 Ok(Ok(())) => {
@@ -274,7 +275,7 @@ impl FinalSync<'_> {
     }
 
     async fn attempt(&self, database: &Database) -> Result<(), Failed> {
-        let all = async {
+        let all = Box::pin(async {
             let report = database.sync_local().await.map_err(|error| Failed {
                 // One that could not even be opened is not missed by anybody yet.
                 hopeless: !error.is_transient() || !database.was_opened(),
@@ -289,7 +290,7 @@ impl FinalSync<'_> {
                 synced.map_err(|error| Failed { hopeless: !error.is_transient(), target: Some(n), error })?;
             }
             Ok(())
-        };
+        });
         if self.limits.one_attempt() { hurried(SILENCE, all).await } else { all.await }
     }
 
