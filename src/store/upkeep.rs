@@ -120,6 +120,10 @@ impl Upkeep {
         if target.manifest().read(target.replica(), early).await? {
             return Ok(false);
         }
+        if level.get() == 1 && database.seen().position > target.manifest().peek(|m| m.max(level)).flatten() {
+            // Increments without a base are of no use to anybody. Also while they cannot be uploaded.
+            target.see(database).await?;
+        }
         let compactor = Compactor {
             replica: target.replica(),
             manifest: target.manifest(),
@@ -131,10 +135,6 @@ impl Upkeep {
         let until = compactor.end_below(level).await?;
         if target.manifest().read(target.replica(), |m| m.max(level) >= until).await? {
             return Ok(false);
-        }
-        if level.get() == 1 {
-            // Increments without a base are of no use to anybody.
-            target.see(database).await?;
         }
         let _permit = self.permit().await?;
         let (mut wrote, mut healed) = (false, false);

@@ -9,8 +9,11 @@ broken     nothing can be written there any more: an ERROR says so, `status -max
            fails; when it can be written again, all of them say that it is well
 """
 
+import contextlib
+import os
 import shutil
 import socket
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -22,10 +25,10 @@ LEVEL = 2
 
 
 class Scene:
-    def __init__(self, rig, name):
+    def __init__(self, rig, name, replica=None):
         self.rig, self.dir = rig, rig.dir / name
         self.dir.mkdir()
-        self.db, self.replica, self.socket = self.dir / "app.db", self.dir / "replica", self.dir / "socket"
+        self.db, self.replica, self.socket = self.dir / "app.db", replica or self.dir / "replica", self.dir / "socket"
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
@@ -112,12 +115,19 @@ def asked(rig):
 
 
 def broken(rig):
-    scene = Scene(rig, "broken")
+    place = rig.dir / "full"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, timeout=20)
+    if mounted.returncode != 0:
+        return rig.case("broken", None, "cannot mount a tmpfs here")
+    rig.undo(lambda: subprocess.run(["umount", "-l", place], timeout=20, capture_output=True))
+    scene = Scene(rig, "broken", place / "replica")
     rig.case("broken: well before", scene.ready()[0] == 200 and scene.ask("status", "-max-lag", "10m").code == 0, scene.ready())
     empty(scene)
-    # A file in the place of level 0: whoever is root could write into any directory.
-    (scene.replica / "ltx").mkdir()
-    (scene.replica / "ltx" / "0").write_text("")
+    filler = place / "filler"
+    with open(filler, "wb") as f, contextlib.suppress(OSError):
+        while True:
+            os.write(f.fileno(), bytes(4096))
     scene.commits(2 * LEVEL + 1)
     lag = scene.ask("status", "-max-lag", "10m")
     rig.case("broken: status exits 1", lag.code == 1, f"exit {lag.code}: {lag.message}")
@@ -127,7 +137,7 @@ def broken(rig):
     rig.case("broken: an error in the log", bool(errors), (errors or [""])[0][-200:])
     wait = scene.ask("sync", "-wait", "-timeout", "3", scene.db)
     rig.case("broken: sync -wait fails", wait.code != 0, f"exit {wait.code}: {wait.message}")
-    (scene.replica / "ltx" / "0").unlink()
+    filler.unlink()
     well = common.wait_for(lambda: scene.ready()[0] == 200 and scene.present() is None, 40, 0.5)
     rig.case("broken: well again by itself", bool(well), f"{scene.ready()}, {scene.present()}")
     rig.case("broken: ends in good order", scene.end() == 0 and scene.present() is None, scene.present())

@@ -23,6 +23,7 @@ import chain
 import common
 
 EMFILE = re.compile(r"too many open files|os error 24\b|unable to open database", re.I)
+TURNS = re.compile(r"too few open files are allowed")
 DATABASES = 12
 PRELOADS = [Path(f"/usr/lib/{arch}-linux-gnu/faketime/libfaketimeMT.so.1") for arch in ("x86_64", "aarch64")]
 
@@ -77,7 +78,7 @@ def limit(pid, files):
 def complaint(place, since, timeout=25):
     def found():
         return [line for line in place.log.read_text(errors="replace")[since:].splitlines()
-                if EMFILE.search(line) and ("level=ERROR" in line or "level=WARN" in line or line.startswith("Error"))]
+                if (EMFILE.search(line) or TURNS.search(line)) and ("level=ERROR" in line or "level=WARN" in line or line.startswith("Error"))]
     return common.wait_for(found, timeout, 0.3)
 
 

@@ -140,6 +140,23 @@ async fn while_it_cannot_be_restored_everybody_is_told() {
     close(store).await;
 }
 
+/// Nobody asks either, but commits go on: that they are not uploaded does not hide what is missing besides.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_is_noticed_also_while_uploads_fail() {
+    let (source, remote) = (Source::new(1), Remote::new());
+    let (store, db) = running(&source, &remote).await;
+    for _ in 0..10_000 {
+        remote.client.push(Op::Put, Fault::Refuse(ErrorKind::DiskFull));
+    }
+    delete(&remote.beside(), |_| true).await;
+    source.insert(10..12);
+    eventually("told", async || target(&db).lost).await;
+    remote.client.forget_faults();
+    eventually("restorable", async || remote.beside().has_all_of(&source).await).await;
+    eventually("nothing is amiss", async || !target(&db).lost).await;
+    close(store).await;
+}
+
 /// The store is out of reach: nobody knows, and that shows too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_cannot_be_seen_lags() {

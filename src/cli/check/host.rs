@@ -8,11 +8,11 @@ use rustix::fs::Access;
 use super::super::process;
 use super::super::{App, shellwords};
 use crate::config::{Config, DbSettings, Finding, HostKey, NatsAuth, ReplicaKind, SftpSettings};
+use crate::server::api::UNGUARDED;
+use crate::store::unguarded;
 use crate::store::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_DATABASE};
 use crate::sys::fs::with_suffix;
 use crate::sys::ownership::{Making, making};
-use crate::server::api::UNGUARDED;
-use crate::store::unguarded;
 use crate::sys::{FileId, FileKind, Fs, OpenMode, read_full_at};
 
 /// Compaction levels between 0 and the snapshot level.

@@ -411,6 +411,29 @@ mod tests {
     }
 
     #[test]
+    fn credentials_have_two_names_each_in_the_environment() {
+        let world = crate::sys::World::system();
+        let keys_of = |vars: &[(&str, &str)]| {
+            let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let env = crate::config::Environment::new(vars, PathBuf::from("/"));
+            let around = Surroundings { env: &env, fs: world.fs.as_ref() };
+            let keys = aws_keys(&RawReplicaSettings::default(), around)?;
+            Some((keys.access_key_id.expose().to_owned(), keys.secret_access_key.expose().to_owned()))
+        };
+        let pair = |id: &str, secret: &str| Some((id.to_owned(), secret.to_owned()));
+        assert_eq!(keys_of(&[("AWS_ACCESS_KEY", "a"), ("AWS_SECRET_KEY", "b")]), pair("a", "b"));
+        assert_eq!(keys_of(&[("AWS_ACCESS_KEY_ID", "c"), ("AWS_SECRET_KEY", "b")]), pair("c", "b"));
+        let all = [
+            ("AWS_ACCESS_KEY_ID", "c"),
+            ("AWS_ACCESS_KEY", "a"),
+            ("AWS_SECRET_ACCESS_KEY", ""),
+            ("AWS_SECRET_KEY", "b"),
+        ];
+        assert_eq!(keys_of(&all), pair("c", "b"));
+        assert_eq!(keys_of(&[("AWS_ACCESS_KEY", "a")]), None);
+    }
+
+    #[test]
     fn hosts_of_providers_are_taken_apart() {
         for (text, want) in [
             ("bkt", host("bkt", "", "", false)),

@@ -28,8 +28,8 @@ impl Target {
         {
             let mut known = self.state.lock().await;
             self.check_ours()?;
-            // Else an upload has failed, and the next one begins with a look at everything.
-            if known.position.is_none() || !self.is_gone(database).await? {
+            // After an upload that failed nothing is remembered, and everything is listed.
+            if !self.is_gone(database).await? {
                 return Ok(());
             }
             known.position = None;

@@ -9,7 +9,6 @@ use litestream::replica::FileInfo;
 use litestream::restore::{Target, plan};
 
 use super::bucket::Bucket;
-use super::daemon::Daemon;
 use super::manners::Manners;
 use super::sim::Sim;
 use super::site::Site;
@@ -165,8 +164,7 @@ impl Sim {
         if self.is_stopped() || self.acked[n].get() == 0 {
             return;
         }
-        let position = |daemon: &Daemon| daemon.managed.status().targets.get(n).and_then(|target| target.position);
-        let held = position(&daemon);
+        let held = self.sites[n].contents(&self.disk).iter().map(|stored| stored.file.txids.max()).max();
         let lost = bucket.purge(rng);
         self.say(|| format!("  site {n} has lost {lost} objects"));
         if lost == 0 {
