@@ -167,7 +167,10 @@ impl Db {
         let facts = CheckpointFacts {
             end: index.end(session.page_size),
             // A log that the application has copied can be restarted only when our mark has left it.
-            copied: if session.layer.is_somebodys() { !self.checkpoints.changed } else { index.is_fully_backfilled() },
+            copied: match session.layer.is_somebodys() {
+                true => !self.checkpoints.changed && (session.begun_copied || !index.is_fully_backfilled()),
+                false => index.is_fully_backfilled(),
+            },
             changed: self.checkpoints.changed,
             since: now.saturating_sub(self.checkpoints.last),
             // It could not get past a snapshot that is being read.

@@ -8,7 +8,7 @@
 //! | byte 20 (reserved bytes per page) is not 0 | a layer below SQLite: checksums, time stamps, a cipher with a plain header | followed, never checkpointed, nothing written to it |
 //! | and page 1 ends in the checksum of SQLite's checksum VFS | that VFS, which writes checksums only when it checkpoints | pages from the log get theirs |
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 /// Bytes of the database header.
 pub(super) const HEADER: usize = 100;
@@ -83,9 +83,10 @@ pub(super) fn refusal(head: &[u8]) -> Option<Error> {
                 "replicate it with Turso's own means, or keep it unencrypted",
             ),
             _ if head.starts_with(b"CTLD") => invalid("file is a DoltLite database and cannot be followed", ONLY_SQLITE),
-            _ => Some(Error::new(ErrorKind::Invalid, "file is not a database (26), or it is encrypted").hint(
-                "databases of SQLCipher, SQLite3 Multiple Ciphers and the like cannot be followed; if it should be a plain \
-                 SQLite database, it is damaged",
+            // SQLite's own words for it.
+            _ => Some(Error::corrupt("file is not a database (26)").hint(
+                "encrypted databases (SQLCipher, SQLite3 Multiple Ciphers and the like) cannot be followed; if it should be a \
+                 plain SQLite database, it is damaged",
             )),
         };
     }
@@ -120,7 +121,7 @@ mod tests {
         assert!(text(&header(3, 0)).unwrap().contains("WAL2"));
         assert!(text(&header(255, 0)).unwrap().contains("MVCC"));
         assert!(text(b"Turso\0\x03\0 and so on").unwrap().contains("encrypted by Turso"));
-        assert!(text(&[9; 4096]).unwrap().contains("encrypted"));
+        assert!(refusal(&[9; 4096]).unwrap().hint_text().unwrap().contains("encrypted"));
         assert!(text(b"short").unwrap().contains("not a database"));
     }
 

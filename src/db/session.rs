@@ -43,6 +43,8 @@ pub(super) struct Session {
     /// The read mark was moved past frames that were not read yet. If others copied them all just then, it
     /// is read lock 0 that is held, which does not keep the log from being restarted over them.
     pub(super) mark_ahead: bool,
+    /// Whether everything in the log was copied when the read transaction began, so that it is on read lock 0.
+    pub(super) begun_copied: bool,
     /// Whether all writers keep the wal-index, as far as we know. Beside one that does not, a read
     /// transaction protects nothing.
     pub(super) kept: bool,
@@ -91,7 +93,7 @@ impl Session {
         }
         let page_1 = first_page(file.as_ref())?;
         if let Some(refused) = layer::refusal(&page_1) {
-            return Err(refused.at(config.path.display()));
+            return Err(refused);
         }
         let layer = Layer::of(&page_1);
         sidecars::prepare(world.fs.as_ref(), &config.path, file.as_ref())?;
@@ -117,6 +119,7 @@ impl Session {
             reading: false,
             protected: false,
             mark_ahead: false,
+            begun_copied: false,
             kept: true,
             first_index: None,
             layer,
@@ -180,6 +183,7 @@ impl Session {
     fn start_reading(&mut self) -> Result<()> {
         begin_read(self.reader.as_mut()).map_err(|e| e.context("acquire read lock"))?;
         self.reading = true;
+        self.begun_copied = self.reader.wal_index().is_ok_and(|index| index.is_fully_backfilled());
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! This sits below [`ReplicaClient`](super::ReplicaClient) and not around it, because only here is the body
 //! of an upload at hand a second time: the stream given to `put` can be read once.
 //!
-//! A deadline bounds silence and not the whole attempt: whoever moves bytes calls [`progress`], and a slow transfer
+//! A deadline bounds silence and not the whole attempt: whoever moves bytes calls `progress`, and a slow transfer
 //! goes on for as long as it gets on.
 
 use std::collections::HashMap;

@@ -94,6 +94,8 @@ struct Local {
     /// Passes that failed since the last one that did not. While there are any, no look at the log can tell that all of
     /// it was read.
     failures: u32,
+    /// Of what kind the last of them was.
+    kind: Option<ErrorKind>,
     /// How many wait until the database may be open.
     waiting: usize,
 }
@@ -301,7 +303,9 @@ impl Health {
 
     /// The log cannot be followed for now.
     pub(super) fn local_trouble(&self, world: &World, err: &Error, failures: u32, retry_in: Duration) {
-        lock(&self.local).status.trouble = Some(trouble(world, err, failures, retry_in));
+        let mut local = lock(&self.local);
+        local.status.trouble = Some(trouble(world, err, failures, retry_in));
+        local.kind = Some(err.kind());
     }
 
     /// A target was found to hold, or was brought to, this position; `complete` if nothing is left to send.
@@ -345,7 +349,7 @@ impl Health {
     pub(super) fn local_error(&self) -> Option<Error> {
         let local = lock(&self.local);
         let trouble = local.status.trouble.as_ref()?;
-        let error = Error::new(ErrorKind::Unavailable, trouble.error.clone());
+        let error = Error::new(local.kind.unwrap_or(ErrorKind::Unavailable), trouble.error.clone());
         Some(trouble.hint.into_iter().fold(error, Error::hint))
     }
 

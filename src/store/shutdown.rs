@@ -182,6 +182,11 @@ impl FinalSync<'_> {
         {
             // What could not be opened so far is not waited for: it was tried a moment ago.
             running.tasks.abandon().await;
+            if error.kind() == ErrorKind::InUse {
+                // Whoever has it replicates it: nothing is missing for our not having had it.
+                info!(system = "store", db = %running.database.name(), error = %error, "database was never ours, nothing to sync");
+                return Ok(());
+            }
             return Err(error);
         }
         self.stop(running).await?;

@@ -19,7 +19,7 @@ NODE = ["node-sqlite3-wasm@0.8.60", "better-sqlite3@12.11.1", "better-sqlite3-mu
 # Each waits for its standard input: a line is one commit, answered by a line. It says what it is when it has opened the database.
 SQLITE3 = """
 import sqlite3, sys
-c = sqlite3.connect("file:%s%s" % (sys.argv[1], %r), uri=True, isolation_level=None)
+c = sqlite3.connect("file:%%s%%s" %% (sys.argv[1], %r), uri=True, isolation_level=None)
 %s
 c.execute("create table if not exists t(id integer primary key, v)")
 print("open", flush=True)
@@ -42,12 +42,12 @@ for line in sys.stdin:
 """
 WASM = """
 const { Database } = require("node-sqlite3-wasm");
-const db = new Database(process.argv[2]);
+const db = new Database(process.argv[1]);
 db.exec("PRAGMA locking_mode=exclusive; PRAGMA journal_mode=wal; CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v)");
 const commit = n => { db.exec("INSERT INTO t(v) VALUES (randomblob(900))"); if (n % 7 == 6) db.exec("PRAGMA wal_checkpoint(TRUNCATE)"); };
 """
 BETTER = """
-const db = new (require("%s"))(process.argv[2]);
+const db = new (require("%s"))(process.argv[1]);
 db.pragma("journal_mode = WAL"); db.exec("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v)");
 const commit = n => { db.exec("INSERT INTO t(v) VALUES (randomblob(900))"); if (n %% 7 == 6) db.pragma("wal_checkpoint(TRUNCATE)"); };
 """
@@ -55,11 +55,11 @@ SQLJS = """
 const fs = require("fs");
 let db;
 const open = require("sql.js")().then(SQL => {
-  db = new SQL.Database(fs.readFileSync(process.argv[2]));
+  db = new SQL.Database(fs.readFileSync(process.argv[1]));
   db.run("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v)");
-  fs.writeFileSync(process.argv[2], db.export());
+  fs.writeFileSync(process.argv[1], db.export());
 });
-const commit = n => { db.run("INSERT INTO t(v) VALUES (randomblob(900))"); fs.writeFileSync(process.argv[2], db.export()); };
+const commit = n => { db.run("INSERT INTO t(v) VALUES (randomblob(900))"); fs.writeFileSync(process.argv[1], db.export()); };
 """
 NODE_LOOP = """
 Promise.resolve(typeof open === "undefined" ? 0 : open).then(() => {
@@ -178,7 +178,7 @@ def play(name, command, env, bin):
         app.kill()
         daemon.child.kill()
         daemon.child.wait()
-        shutil.rmtree(dir, ignore_errors=True)
+        os.environ.get("KEEP") or shutil.rmtree(dir, ignore_errors=True)
 
 
 def main():

@@ -94,7 +94,19 @@ pub(crate) enum Action {
 }
 
 impl Swarm {
+    /// Also with applications that are not stock SQLite.
     pub(crate) fn draw(seed: u64) -> Self {
+        let mut swarm = Self::draw_stock(seed);
+        // A generator of its own: what other seeds mean stays what it was.
+        match Rng::new(mix(seed ^ 0x0bad_1dec)).below(100) {
+            0..15 => swarm.keep_index_private(),
+            15..18 => swarm.rewrite_in_place(),
+            _ => {}
+        }
+        swarm
+    }
+
+    pub(crate) fn draw_stock(seed: u64) -> Self {
         let mut rng = Rng::new(mix(seed ^ 0x005a_a53e));
         let modes: [&[&str]; 4] =
             [&["PASSIVE"], &["PASSIVE", "FULL", "RESTART", "TRUNCATE"], &["RESTART", "TRUNCATE"], &["TRUNCATE"]];
@@ -131,12 +143,6 @@ impl Swarm {
         };
         if swarm.interleave > 0 {
             swarm.eager = rng.pick(&[0, 150, 450]);
-        }
-        // A generator of its own: what other seeds mean stays what it was.
-        match Rng::new(mix(seed ^ 0x0bad_1dec)).below(100) {
-            0..15 => swarm.keep_index_private(),
-            15..18 => swarm.rewrite_in_place(),
-            _ => {}
         }
         swarm
     }

@@ -125,7 +125,7 @@ impl Act {
 impl StoreSwarm {
     pub(crate) fn draw(seed: u64) -> Self {
         let mut rng = Rng::new(mix(seed ^ 0x0570_4e00));
-        let mut base = Swarm::draw(rng.next());
+        let mut base = Swarm::draw_stock(rng.next());
         // What fits into one batch of a restore stays on one thread.
         base.page_size = rng.pick(&[512, 512, 1024, 1024, 2048, 4096]);
         base.rows = rng.pick(&[6, 20, 40]);
