@@ -12,7 +12,8 @@ use crate::error::Error;
 
 /// Bytes of the database header.
 pub(super) const HEADER: usize = 100;
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// What they begin with.
+pub(super) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Bytes that the checksum VFS reserves in each page.
 const SUM: usize = 8;
 

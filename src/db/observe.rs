@@ -10,7 +10,7 @@ use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, LocalDir, PageIndex};
 use crate::sqlite::WalIndex;
-use crate::sys::{BootId, File, FileId, OpenMode, World, mutant};
+use crate::sys::{BootId, File, FileId, OpenMode, World, mutant, read_up_to};
 use crate::types::{Level, PageSize, TxidRange};
 use crate::wal::{FrameHeader, FrameReader, PageMap, Salts, Stop, WalChecksum, WalHeader, read_slot};
 
@@ -111,12 +111,8 @@ impl OpenLog {
 /// A header that is being written, or of an unused file, is no header.
 fn read_header(file: &dyn File) -> Result<Option<WalHeader>> {
     let mut bytes = [0; 32];
-    let mut done = 0;
-    while done < bytes.len() {
-        match file.read_at(&mut bytes[done..], done as u64)? {
-            0 => return Ok(None),
-            n => done += n,
-        }
+    if read_up_to(file, &mut bytes, 0)? < bytes.len() {
+        return Ok(None);
     }
     Ok(WalHeader::decode(&bytes).ok())
 }

@@ -1,22 +1,21 @@
 //! How the two files of a database looked when nothing was left to read, so that a write that does not
 //! show in the wal-index is noticed by what it does to them.
 
+use super::layer::{HEADER, MAGIC};
 use super::observe::LogView;
 use super::plan::Written;
 use super::record::Record;
-use super::session::{Session, read_up_to};
+use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::crc64;
 use crate::sqlite::WalIndex;
-use crate::sys::{Clock, File, FileStat, mutant, read_full_at};
+use crate::sys::{Clock, File, FileStat, mutant, read_full_at, read_up_to};
 use crate::types::{PageSize, Pgno, Timestamp};
 use crate::wal::{FrameHeader, Salts, Step, WalChecksum, WalHeader};
 
 /// A file that was written less than so many milliseconds ago may be written again without a new
 /// modification time: file systems count in ticks of up to 10 ms.
 const RACY_MILLIS: i64 = 50;
-/// Bytes of the database header that are looked at.
-const HEADER: usize = 100;
 
 /// What the paths of the database and its log name.
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +113,7 @@ impl DbHeader {
     /// `None` unless these are the first bytes of a whole database of `len` bytes.
     fn parse(head: &[u8; HEADER], len: u64) -> Option<Self> {
         let word = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        if head[..16] != *b"SQLite format 3\0" {
+        if head[..16] != *MAGIC {
             return None;
         }
         let page_size = match u16::from_be_bytes([head[16], head[17]]) {
@@ -181,7 +180,7 @@ impl Session {
         if stat.len >= HEADER as u64 {
             read_full_at(self.file(), &mut head, 0).map_err(|e| e.context("read database header"))?;
         }
-        if head[..16] != *b"SQLite format 3\0" {
+        if head[..16] != *MAGIC {
             return Err(being_rewritten());
         }
         if head[18] == 1 && head[19] == 1 {
@@ -217,7 +216,7 @@ impl Session {
 /// Checksum of page 1 in the database file.
 fn page_1(file: &dyn File, page_size: PageSize) -> Result<u64> {
     let mut page = vec![0; page_size.len()];
-    let have = read_up_to(file, &mut page)?;
+    let have = read_up_to(file, &mut page, 0)?;
     Ok(crc64(&page[..have]))
 }
 
@@ -246,7 +245,7 @@ mod tests {
 
     fn header(pages: u32, valid_for: u32, mode: u8) -> [u8; HEADER] {
         let mut head = [0; HEADER];
-        head[..16].copy_from_slice(b"SQLite format 3\0");
+        head[..16].copy_from_slice(MAGIC);
         head[16..18].copy_from_slice(&4096_u16.to_be_bytes());
         (head[18], head[19]) = (mode, mode);
         head[24..28].copy_from_slice(&7_u32.to_be_bytes());

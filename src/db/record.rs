@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::quiet::Stamp;
 use crate::error::Result;
 use crate::ltx::crc64;
-use crate::sys::{BootId, OpenMode, OwnerMode, World};
+use crate::sys::{BootId, OpenMode, OwnerMode, World, read_up_to};
 use crate::types::{Timestamp, Txid};
 use crate::wal::{Salts, WalChecksum};
 
@@ -111,13 +111,7 @@ impl Record {
     pub(super) fn load(world: &World, meta: &Path) -> Option<Self> {
         let file = world.fs.open(&Self::path(meta), OpenMode::Read).ok()?;
         let mut bytes = vec![0; MAX_BYTES];
-        let mut len = 0;
-        while len < bytes.len() {
-            match file.read_at(&mut bytes[len..], len as u64).ok()? {
-                0 => break,
-                n => len += n,
-            }
-        }
+        let len = read_up_to(file.as_ref(), &mut bytes, 0).ok()?;
         let text = std::str::from_utf8(&bytes[..len]).ok()?;
         let (json, sum) = text.split_once('\n')?;
         if sum.trim_end() != format!("{:016x}", crc64(json.as_bytes())) {

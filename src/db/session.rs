@@ -11,7 +11,7 @@ use super::quiet::{Behind, DbSeen, Places, Settled};
 use super::sidecars;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite::{Conn, Sqlite, WalIndex};
-use crate::sys::{Clock, File, FileId, OpenMode, World, mutant};
+use crate::sys::{Clock, File, FileId, OpenMode, World, mutant, read_up_to};
 use crate::types::PageSize;
 
 /// Starting to read takes part in the log and fixes what it shows; the pragma is the cheapest
@@ -363,7 +363,7 @@ impl Session {
 /// Page 1 as it is in the file, or what there is of it.
 fn first_page(file: &dyn File) -> Result<Vec<u8>> {
     let mut page = vec![0; layer::HEADER];
-    let head = read_up_to(file, &mut page)?;
+    let head = read_up_to(file, &mut page, 0)?;
     let size = match page.get(16..18) {
         Some([0, 1]) => 65536,
         Some([high, low]) => usize::from(u16::from_be_bytes([*high, *low])),
@@ -375,21 +375,9 @@ fn first_page(file: &dyn File) -> Result<Vec<u8>> {
         return Ok(page);
     }
     page.resize(size, 0);
-    let have = read_up_to(file, &mut page)?;
+    let have = read_up_to(file, &mut page, 0)?;
     page.truncate(have);
     Ok(page)
-}
-
-/// Fills `out` from the start of the file as far as the file goes.
-pub(super) fn read_up_to(file: &dyn File, out: &mut [u8]) -> Result<usize> {
-    let mut have = 0;
-    while have < out.len() {
-        match file.read_at(&mut out[have..], have as u64)? {
-            0 => break,
-            n => have += n,
-        }
-    }
-    Ok(have)
 }
 
 fn begin_read(conn: &mut dyn Conn) -> Result<()> {

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::database::Database;
 use crate::error::{ErrorKind, Result};
 use crate::replica::Exclusion;
-use crate::sys::{Fs, OpenMode, OwnerMode, blocking};
+use crate::sys::{Fs, OpenMode, OwnerMode, blocking, read_up_to};
 
 /// In the directory of local state.
 const FILE_NAME: &str = "second-writer-not-noticed";
@@ -25,13 +25,7 @@ pub fn unguarded(fs: &dyn Fs, meta: &Path) -> Vec<String> {
     let read = || -> Result<Vec<u8>> {
         let file = fs.open(&meta.join(FILE_NAME), OpenMode::Read)?;
         let mut bytes = vec![0; MAX_BYTES];
-        let mut len = 0;
-        while len < bytes.len() {
-            match file.read_at(&mut bytes[len..], len as u64)? {
-                0 => break,
-                n => len += n,
-            }
-        }
+        let len = read_up_to(file.as_ref(), &mut bytes, 0)?;
         bytes.truncate(len);
         Ok(bytes)
     };

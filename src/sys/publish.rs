@@ -162,14 +162,25 @@ impl Drop for Publisher<'_> {
 /// # Errors
 /// I/O errors; `Corrupt` when the file ends before `buf` is full.
 pub fn read_full_at(file: &dyn File, buf: &mut [u8], offset: u64) -> Result<()> {
+    match read_up_to(file, buf, offset)? {
+        done if done < buf.len() => Err(Error::corrupt(format!("unexpected EOF at offset {}", offset + done as u64))),
+        _ => Ok(()),
+    }
+}
+
+/// Fills `buf` from `offset` as far as the file goes. Says how many bytes that were.
+///
+/// # Errors
+/// I/O errors.
+pub fn read_up_to(file: &dyn File, buf: &mut [u8], offset: u64) -> Result<usize> {
     let mut done = 0;
     while done < buf.len() {
         match file.read_at(&mut buf[done..], offset + done as u64)? {
-            0 => return Err(Error::corrupt(format!("unexpected EOF at offset {}", offset + done as u64))),
+            0 => break,
             n => done += n,
         }
     }
-    Ok(())
+    Ok(done)
 }
 
 #[cfg(test)]

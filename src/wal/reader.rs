@@ -4,7 +4,7 @@ use super::checksum::WalChecksum;
 use super::frame::FrameHeader;
 use super::header::Salts;
 use crate::error::Result;
-use crate::sys::{File, mutant};
+use crate::sys::{File, mutant, read_up_to};
 use crate::types::{PageSize, Pgno};
 
 /// Bytes fetched at a time; at least one frame.
@@ -173,14 +173,8 @@ pub(crate) fn read_frame_header(file: &dyn File, offset: u64) -> Result<Option<F
 
 /// Fills `out`; `false` if the file ends before.
 fn read_whole(file: &dyn File, out: &mut [u8], offset: u64) -> Result<bool> {
-    let mut done = 0;
-    while done < out.len() {
-        match file.read_at(&mut out[done..], offset + done as u64).map_err(|e| e.context("read wal frame"))? {
-            0 => return Ok(false),
-            n => done += n,
-        }
-    }
-    Ok(true)
+    let done = read_up_to(file, out, offset).map_err(|e| e.context("read wal frame"))?;
+    Ok(done == out.len())
 }
 
 /// Reads the frame header at `offset`; `None` unless the whole slot is inside the file.

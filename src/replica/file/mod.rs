@@ -23,7 +23,8 @@ use super::exclusion::Exclusion;
 use super::stream as byte_stream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{
-    File, FileKind, OpenMode, OwnerMode, Publisher, World, begin, blocking, target_of_temp, unique_temp_path, wait,
+    File, FileKind, OpenMode, OwnerMode, Publisher, World, begin, blocking, read_up_to, target_of_temp,
+    unique_temp_path, wait,
 };
 
 /// Bytes handed to the writing thread at once.
@@ -331,13 +332,7 @@ fn read_small(world: &World, path: &Path, size: usize) -> Result<Option<Bytes>> 
     let file = world.fs.open(path, OpenMode::Read)?;
     // A byte more would show that it has grown.
     let mut bytes = vec![0; size + 1];
-    let mut len = 0;
-    while len < bytes.len() {
-        match file.read_at(&mut bytes[len..], len as u64)? {
-            0 => break,
-            n => len += n,
-        }
-    }
+    let len = read_up_to(file.as_ref(), &mut bytes, 0)?;
     bytes.truncate(len);
     Ok((len == size).then(|| bytes.into()))
 }

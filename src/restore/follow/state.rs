@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::sys::fs::with_suffix;
-use crate::sys::{OpenMode, OwnerMode, Publisher, World, fault_point};
+use crate::sys::{OpenMode, OwnerMode, Publisher, World, fault_point, read_up_to};
 use crate::types::Txid;
 
 /// Most bytes of either file that are looked at.
@@ -76,13 +76,7 @@ impl StateFiles {
         let file = fs.open(path, OpenMode::Read)?;
         let len = file.stat()?.len.min(MAX_LEN);
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        let mut done = 0;
-        while done < bytes.len() {
-            match file.read_at(&mut bytes[done..], done as u64)? {
-                0 => break,
-                n => done += n,
-            }
-        }
+        let done = read_up_to(file.as_ref(), &mut bytes, 0)?;
         bytes.truncate(done);
         String::from_utf8(bytes).map(Some).map_err(|_| Error::invalid("not text").at(path.display()))
     }
