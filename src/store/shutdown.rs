@@ -182,12 +182,19 @@ impl FinalSync<'_> {
         {
             // What could not be opened so far is not waited for: it was tried a moment ago.
             running.tasks.abandon().await;
-            if error.kind() == ErrorKind::InUse {
+            if error.kind() != ErrorKind::InUse {
+                return Err(error);
+            }
+            // Whoever had it may be gone by now, and what was committed since is in nobody's replica.
+            let synced = self.sync(&running.database, places).await;
+            return synced.or_else(|error| {
+                if running.database.was_opened() || error.kind() != ErrorKind::InUse {
+                    return Err(error);
+                }
                 // Whoever has it replicates it: nothing is missing for our not having had it.
                 info!(system = "store", db = %running.database.name(), error = %error, "database was never ours, nothing to sync");
-                return Ok(());
-            }
-            return Err(error);
+                Ok(())
+            });
         }
         self.stop(running).await?;
         self.sync(&running.database, places).await

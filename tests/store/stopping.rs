@@ -105,6 +105,40 @@ async fn a_database_that_could_never_be_opened_is_not_waited_for() {
     assert!(took < Duration::from_secs(10) && behind, "{took:?}");
 }
 
+/// Whoever had it is gone, and nobody has looked since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_somebody_else_has_left_is_synced_before_the_end() {
+    let (source, remote) = (Source::new(1), Remote::new());
+    let first = open(&source, &remote, TIMEOUT).await;
+    first.run_once(false, false).await.unwrap();
+    let second = open(&source, &remote, TIMEOUT).await;
+    second.start();
+    // It looks more and more seldom.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let (_, behind) = closed(&first, CancellationToken::new()).await;
+    assert!(!behind);
+    source.insert(1..3);
+    let (_, behind) = closed(&second, CancellationToken::new()).await;
+    assert!(!behind);
+    assert_eq!(remote.latest().await, source.rows());
+}
+
+/// It has nothing that only this one could have saved, and nobody waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_somebody_else_has_is_left_to_them() {
+    let (source, remote) = (Source::new(1), Remote::new());
+    let first = open(&source, &remote, TIMEOUT).await;
+    first.run_once(false, false).await.unwrap();
+    let second = open(&source, &remote, Duration::from_secs(60)).await;
+    second.start();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    source.insert(1..3);
+    let (took, behind) = closed(&second, CancellationToken::new()).await;
+    assert!(took < SLACK && !behind, "{took:?}");
+    first.run_once(false, false).await.unwrap();
+    assert_eq!(remote.latest().await, source.rows());
+}
+
 /// Sixteen that hang do not keep a seventeenth from its last sync.
 #[tokio::test(flavor = "multi_thread")]
 async fn databases_that_hang_do_not_keep_others_from_their_last_sync() {
