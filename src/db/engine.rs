@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::checkpoint::CheckpointState;
 use super::config::DbConfig;
 use super::plan::Reason;
-use super::quiet::Places;
+use super::quiet::{LogEnd, Places};
 use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, LocalDir};
@@ -85,6 +85,8 @@ pub(super) struct Last {
     pub(super) checksum: Option<WalChecksum>,
     /// Checksum chain at `end` as the file's header says; files of Litestream do not say.
     pub(super) chain: Option<WalChecksum>,
+    /// The log beside a file that was read without it, if this process made that image.
+    pub(super) foreign: Option<LogEnd>,
 }
 
 impl Last {
@@ -321,6 +323,7 @@ impl Db {
             salts: Salts { salt1: header.wal.salt1, salt2: header.wal.salt2 },
             checksum: None,
             chain: WalChecksum::from_node_id(header.node_id),
+            foreign: None,
         })
     }
 

@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::encode::{PageSource, Pages};
 use super::engine::{Db, Last};
 use super::layer::Layer;
 use super::observe::LogView;
-use super::plan::Reason;
-use super::quiet::{DbSeen, Places, Settled, Stamp, being_rewritten, db_header};
+use super::plan::{Reason, Written};
+use super::quiet::{DbSeen, LogEnd, Places, Settled, Stamp, being_rewritten, db_header};
 use super::session::Session;
 use super::sync::not_open;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,6 +36,15 @@ impl Session {
         }
         // Beside our read transaction a checkpoint copies only what the log held when the image was begun.
         if self.kept && begun.checkpointed_since(&self.wal_index()?) { Ok(()) } else { Err(being_rewritten()) }
+    }
+
+    /// Whether the database file is still what it was. No checkpoint is an excuse for an image without the log.
+    ///
+    /// # Errors
+    /// `Changed` if it is not; I/O errors.
+    fn check_untouched(&self, begun: Stamp) -> Result<()> {
+        let untouched = Stamp::of(&self.file().stat()?) == begun || mutant("half-written-image");
+        if untouched { Ok(()) } else { Err(being_rewritten()) }
     }
 }
 
@@ -72,8 +81,8 @@ impl Db {
         Err(being_rewritten())
     }
 
-    /// Makes the database file alone the next file: whoever writes it knows nothing of the log (row 0).
-    pub(super) fn publish_file_alone(&mut self, places: &Places, view: &LogView) -> Result<()> {
+    /// Makes the database file alone the next file (row 0): the log is not its own, or holds nothing.
+    pub(super) fn publish_file_alone(&mut self, places: &Places, view: &LogView, written: Written) -> Result<()> {
         // The log too: what is written to it from now on must show, since nothing else would tell.
         let settled = Settled::at(places, &view.index);
         if !settled.is_certain(self.world.clock.as_ref()) {
@@ -107,21 +116,40 @@ impl Db {
             in_order: true,
             layer: Layer::None,
         };
-        let begun = DbSeen::at(&places.db, &view.index, 0);
-        self.write_file(header, Pages::All(commit), &source, || session.check_unwritten(Some(begun)))
+        let begun = Stamp::of(&places.db);
+        self.write_file(header, Pages::All(commit), &source, || session.check_untouched(begun))
             .map_err(|e| e.context(format!("write ltx file for txid {txid}")))?;
-        info!(system = "store", db = %self.config.name(), txid = %txid, pages = commit,
-            "database file was rewritten past its wal, replicated as a whole");
-        let (start, end, salts) = (0, 0, Salts::default());
-        let last = Last { txid, page_size: head.page_size, commit, start, end, salts, checksum: None, chain: None };
-        self.remember(&last, view);
-        self.set_last(last);
+        let foreign = (written == Written::WithoutTheLog).then(|| LogEnd::of(view));
+        if foreign.is_some() && !view.index.is_empty() {
+            warn!(system = "store", db = %self.config.name(), txid = %txid, pages = commit, hint = HINT_FOREIGN_LOG,
+                "database file was rewritten past its wal, replicated without it");
+        } else {
+            info!(system = "store", db = %self.config.name(), txid = %txid, pages = commit,
+                "database file was rewritten past its wal, replicated as a whole");
+        }
+        let last = Last {
+            txid,
+            page_size: head.page_size,
+            commit,
+            start: 0,
+            end: 0,
+            salts: Salts::default(),
+            checksum: None,
+            chain: None,
+            foreign,
+        };
+        self.set_last(last.clone());
         self.force_full = None;
         self.checkpoints.note_change();
         self.unprotect();
         let session = self.session.as_mut().ok_or_else(not_open)?;
         session.account_for(&places.db, &view.index)?;
         session.settled = Some(settled);
+        self.remember(&last, view);
         Ok(())
     }
 }
+
+const HINT_FOREIGN_LOG: &str = "the wal beside it holds frames of what was there before, which SQLite would still read: before \
+    a program that uses SQLite opens this database, stop every program that has it open, this one too, and remove its \
+    -wal and -shm files; replace databases by renaming a complete file";

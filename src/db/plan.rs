@@ -5,7 +5,7 @@
 //!
 //! | # | protected | facts | plan |
 //! |---|---|---|---|
-//! | 0 | any | the database file was written past the log, and is not in WAL mode | image of the file alone |
+//! | 0 | any | the database file was written past the log, which is not its own ([`Written`]) | image of the file alone |
 //! | 0 | no | a full image is due, the log is empty, and a frame of ours could do harm | image of the file alone |
 //! | 1 | any | no L, other page size, database replaced or written past the log | full image |
 //! | 2 | yes | W = S, log ends at E | nothing |
@@ -77,8 +77,8 @@ pub enum Written {
     ByCheckpoints,
     /// By something else: another database was copied over it, for example.
     PastTheLog,
-    /// The same, and what stands there is not in WAL mode: whoever uses it knows nothing of the log.
-    InRollbackMode,
+    /// The same, and the log beside it is not its own: the file is not in WAL mode, or its page 1 never stood in that log.
+    WithoutTheLog,
 }
 
 /// The last frame that was synced.
@@ -157,7 +157,7 @@ impl fmt::Display for Reason {
 /// The decision.
 #[must_use]
 pub fn plan(facts: &Facts) -> Plan {
-    if facts.written == Written::InRollbackMode && !mutant("rewriting-ignored") {
+    if facts.written == Written::WithoutTheLog && !mutant("rewriting-ignored") {
         return Plan::FileImage;
     }
     match proved(facts) {
@@ -261,8 +261,8 @@ mod tests {
         let p = Facts { protected: true, ..b };
         let full = Plan::FullImage;
         let rows: &[(&str, Facts, Plan)] = &[
-            ("0", Facts { written: Written::InRollbackMode, ..p }, Plan::FileImage),
-            ("0 no file", Facts { written: Written::InRollbackMode, last: None, ..b }, Plan::FileImage),
+            ("0", Facts { written: Written::WithoutTheLog, ..p }, Plan::FileImage),
+            ("0 no file", Facts { written: Written::WithoutTheLog, last: None, ..b }, Plan::FileImage),
             ("0 unkept", Facts { may_write: false, empty: true, end: 32, ..b }, Plan::FileImage),
             ("1 no file", Facts { last: None, ..p }, full(Reason::FirstSync)),
             ("1 page size", Facts { page_size: size(8192), ..p }, full(Reason::PageSizeChanged)),

@@ -80,7 +80,8 @@ pub(super) struct DbSeen {
 }
 
 impl DbSeen {
-    /// `stat` must have been measured before `index`: a checkpoint announces itself in the index first.
+    /// `stat` must have been measured before `index`: a checkpoint announces itself in the index first. `page1` must
+    /// have been read after it, or no checkpoint have been announced since: see [`Session::is_without_log`].
     pub(super) fn at(stat: &FileStat, index: &WalIndex, page1: u64) -> Self {
         let WalIndex { salts, backfilled, attempted, .. } = *index;
         Self { stamp: Stamp::of(stat), page1, salts, backfilled, attempted }
@@ -88,8 +89,53 @@ impl DbSeen {
 
     /// Whether a checkpoint has been at work since, or is.
     pub(super) fn checkpointed_since(&self, index: &WalIndex) -> bool {
-        index.attempted > index.backfilled
-            || (self.salts, self.backfilled, self.attempted) != (index.salts, index.backfilled, index.attempted)
+        index.attempted > index.backfilled || self.announced_since(index)
+    }
+
+    /// Whether the index tells of a checkpoint since, or of another log.
+    fn announced_since(&self, index: &WalIndex) -> bool {
+        (self.salts, self.backfilled, self.attempted) != (index.salts, index.backfilled, index.attempted)
+    }
+
+    /// Generation of the log at that time.
+    pub(super) fn salts(&self) -> Salts {
+        self.salts
+    }
+}
+
+/// Where a log ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LogEnd {
+    pub(super) salts: Salts,
+    pub(super) end: u64,
+}
+
+impl LogEnd {
+    pub(super) fn of(view: &LogView) -> Self {
+        Self { salts: view.index.salts, end: view.end }
+    }
+}
+
+/// What is known from before this look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before<'a> {
+    /// The continuity record, where it counts.
+    pub(super) record: Option<&'a Record>,
+    /// Whether the record was written since the machine was started.
+    pub(super) same_boot: bool,
+    /// Generation of the log that the newest local file is from.
+    pub(super) salts: Option<Salts>,
+    /// The log that was found not to be the database's, if the newest local file is of the file alone.
+    pub(super) foreign: Option<LogEnd>,
+    /// Nothing was written since everything was read, and no image is due.
+    pub(super) at_rest: bool,
+}
+
+impl Before<'_> {
+    /// Whether an image is due of a file whose log was not its own, and nothing was committed to that log since: SQLite
+    /// would have to begin from both.
+    fn is_alone_beside(&self, view: &LogView) -> bool {
+        !self.at_rest && self.foreign == Some(LogEnd::of(view)) && !mutant("foreign-log-forgotten")
     }
 }
 
@@ -165,11 +211,17 @@ impl Session {
     ///
     /// # Errors
     /// `Changed` while it is being written; I/O errors.
-    pub(super) fn how_written(&mut self, stat: &FileStat, view: &LogView, record: Option<&Record>) -> Result<Written> {
+    pub(super) fn how_written(&mut self, stat: &FileStat, view: &LogView, before: &Before<'_>) -> Result<Written> {
+        if before.is_alone_beside(view) {
+            return Ok(Written::WithoutTheLog);
+        }
         let stamp = Stamp::of(stat);
         let seen = self.db_seen;
         if let Some(seen) = seen.filter(|seen| seen.stamp == stamp) {
-            self.db_seen = Some(DbSeen::at(stat, &view.index, seen.page1));
+            // A checkpoint may have come between the file's last look and its index.
+            let page1 =
+                if seen.announced_since(&view.index) { page_1(self.file(), self.page_size)? } else { seen.page1 };
+            self.db_seen = Some(DbSeen::at(stat, &view.index, page1));
             return Ok(Written::ByCheckpoints);
         }
         if stat.len < HEADER as u64 && seen.is_none() {
@@ -184,25 +236,62 @@ impl Session {
             return Err(being_rewritten());
         }
         if head[18] == 1 && head[19] == 1 {
-            return Ok(Written::InRollbackMode);
+            return Ok(Written::WithoutTheLog);
         }
         let page1 = page_1(self.file(), self.page_size)?;
-        let explained = match seen {
-            // Its writer may copy from the log without saying so. What it copies, the log shows.
-            _ if !self.kept => true,
-            Some(seen) => seen.checkpointed_since(&view.index),
-            None => match record.and_then(Record::db) {
-                None => true,
-                Some((then, page1_then)) => {
+        let then = before.record.and_then(Record::db);
+        // Its writer may copy from the log without saying so. What it copies, the log shows.
+        if self.kept && !mutant("rewriting-ignored") {
+            if self.is_without_log(page1, seen, then, before, view)? {
+                return Ok(Written::WithoutTheLog);
+            }
+            let explained = match (seen, then) {
+                (Some(seen), _) => seen.checkpointed_since(&view.index),
+                (None, None) => true,
+                (None, Some((then, page1_then))) => {
                     then == stamp || page1_then == page1 || log_has_page_1(view, self.page_size, page1)?
                 }
-            },
-        };
-        if !explained {
-            return Ok(Written::PastTheLog);
+            };
+            if !explained {
+                return Ok(Written::PastTheLog);
+            }
         }
         self.db_seen = Some(DbSeen::at(stat, &view.index, page1));
         Ok(Written::ByCheckpoints)
+    }
+
+    /// Whether the log provably is not this file's.
+    ///
+    /// SQLite writes the file of a log that is its own by checkpoints alone. So if page 1 is another one than it
+    /// was at some moment, and the log is of the same generation as at that moment, this page 1 was copied
+    /// from that generation, which still holds it, or something else than SQLite wrote it. This holds
+    /// if the file has not been written since before the index in `view` was read, which an image of the
+    /// file demands anyway.
+    fn is_without_log(
+        &self,
+        page1: u64,
+        seen: Option<DbSeen>,
+        then: Option<(Stamp, u64)>,
+        before: &Before<'_>,
+        view: &LogView,
+    ) -> Result<bool> {
+        let index = &view.index;
+        let another = match (seen, then) {
+            (Some(seen), _) => seen.salts == index.salts && seen.page1 != page1,
+            // A power cut may have taken the log back behind what was copied from it.
+            (None, Some((_, page1_then))) => {
+                before.same_boot && !index.is_empty() && before.salts == Some(index.salts) && page1_then != page1
+            }
+            (None, None) => false,
+        };
+        if !another || mutant("foreign-log-read") {
+            return Ok(false);
+        }
+        if !index.is_empty() && log_has_page_1(view, self.page_size, page1)? {
+            return Ok(false);
+        }
+        // Still that generation, or reading it may have ended early.
+        Ok(self.wal_index()?.salts == index.salts)
     }
 
     /// An image of the file was published: from now on only further writing counts.
@@ -223,9 +312,6 @@ fn page_1(file: &dyn File, page_size: PageSize) -> Result<u64> {
 /// Whether some commit of the log wrote this page 1: a checkpoint may then have copied it.
 fn log_has_page_1(view: &LogView, page_size: PageSize, wanted: u64) -> Result<bool> {
     let Some(log) = view.file.as_ref().filter(|_| !view.index.is_empty()) else { return Ok(true) };
-    if mutant("rewriting-ignored") {
-        return Ok(true);
-    }
     let mut reader = log.reader(page_size, WalHeader::SIZE, log.header.checksum).bounded(view.end);
     loop {
         match reader.step()? {

@@ -8,7 +8,7 @@ use super::encode::{PageSource, Pages};
 use super::engine::{Db, Last, LocalState};
 use super::observe::{Continuity, LogView, continuity};
 use super::plan::{Beyond, Facts, LastFacts, Plan, Reason, Tail, Written, image, plan};
-use super::quiet::{DbSeen, Places};
+use super::quiet::{Before, DbSeen, Places};
 use super::record::{Record, Surroundings};
 use super::unindexed::Stands;
 use crate::error::{Error, ErrorKind, Result};
@@ -185,11 +185,19 @@ impl Db {
                 .filter(|r| r.is_about(last.txid, last.salts, last.end)),
             _ => None,
         };
-        let written = session.how_written(&places.db, &view, record.as_ref())?;
         let settled = session.is_settled(&places, &view.index);
+        let boot = self.world.clock.boot();
+        let alone = last.filter(|last| last.is_of_file_alone());
+        let before = Before {
+            record: record.as_ref(),
+            same_boot: record.as_ref().is_some_and(|record| record.is_of_boot(boot)),
+            salts: last.map(|last| last.salts),
+            foreign: alone.and_then(|last| last.foreign.or(record.as_ref().and_then(Record::foreign))),
+            at_rest: settled && self.force_full.is_none(),
+        };
+        let written = session.how_written(&places.db, &view, &before)?;
         let mut found = Continuity::unknown();
         if let (false, Some(last)) = (session.protected || settled, last) {
-            let boot = self.world.clock.boot();
             found = continuity(&view, last, record.as_ref(), &self.local, session, boot, self.config.bounds.stale)?;
         }
         let facts = Facts {
@@ -211,7 +219,7 @@ impl Db {
             self.force_full.get_or_insert(Reason::DatabaseRewritten);
         }
         let decision = match self.force_full {
-            _ if written == Written::InRollbackMode => plan(&facts),
+            _ if written == Written::WithoutTheLog => plan(&facts),
             Some(reason) => image(&facts, reason),
             None => plan(&facts),
         };
@@ -222,10 +230,10 @@ impl Db {
         let index = view.index;
         self.note_index(&index);
         if decision == Plan::FileImage {
-            if written != Written::InRollbackMode {
+            if written != Written::WithoutTheLog {
                 self.insist_on_empty_log(&view)?;
             }
-            self.publish_file_alone(&places, &view)?;
+            self.publish_file_alone(&places, &view, written)?;
             return Ok(Step::Wrote { full: true, limited: false, behind: false });
         }
         self.carry_out(decision, &view, &places, found, limit)
@@ -406,6 +414,7 @@ impl Db {
             salts: view.index.salts,
             checksum: Some(batch.segment.checksum),
             chain: Some(batch.segment.checksum),
+            foreign: None,
         };
         self.counters.wal_bytes += last.end.saturating_sub(last.start);
         self.remember(&last, view);
@@ -448,12 +457,15 @@ impl Db {
     /// Leaves the continuity record. Nothing depends on it, so failing to is only worth a word.
     pub(super) fn remember(&self, last: &Last, view: &LogView) {
         let Some(session) = &self.session else { return };
+        let alone = last.is_of_file_alone();
         let at = Surroundings {
             seq: view.file.as_ref().map_or(0, |log| log.header.checkpoint_seq),
             wal_len: view.file.as_ref().map_or(0, |log| log.len),
             inode: session.file_id.ino,
             boot: self.world.clock.boot(),
-            db: session.db_seen.map(|seen| (seen.stamp, seen.page1)),
+            // What it says of page 1 counts for the generation that the file is from.
+            db: session.db_seen.filter(|seen| alone || seen.salts() == last.salts).map(|seen| (seen.stamp, seen.page1)),
+            foreign: last.foreign,
         };
         let checksum = last.checksum.unwrap_or_default();
         let record = Record::new(last.txid, last.salts, last.end, checksum, at);
