@@ -8,8 +8,9 @@ use tracing::{info, warn};
 
 use super::checkpoint::CheckpointState;
 use super::config::DbConfig;
+use super::foreign::LogEnd;
 use super::plan::Reason;
-use super::quiet::{LogEnd, Places};
+use super::quiet::Places;
 use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, LocalDir};
@@ -42,6 +43,8 @@ pub struct Db {
     pub(super) force_full: Option<Reason>,
     /// Some writer does not keep the wal-index: see [`super::unindexed`].
     pub(super) unkept: bool,
+    /// The log that was found not to be the database's, if any: see [`super::foreign`]. The outer `None`: not looked yet.
+    pub(super) foreign: Option<Option<LogEnd>>,
     /// Whether it was said that another layer works on the pages.
     layer_told: bool,
     /// Whether an earlier life was asked about that.
@@ -85,8 +88,6 @@ pub(super) struct Last {
     pub(super) checksum: Option<WalChecksum>,
     /// Checksum chain at `end` as the file's header says; files of Litestream do not say.
     pub(super) chain: Option<WalChecksum>,
-    /// The log beside a file that was read without it, if this process made that image.
-    pub(super) foreign: Option<LogEnd>,
 }
 
 impl Last {
@@ -130,6 +131,7 @@ impl Db {
             lock: None,
             force_full: None,
             unkept: false,
+            foreign: None,
             remembered: false,
             layer_told: false,
             modes: None,
@@ -323,7 +325,6 @@ impl Db {
             salts: Salts { salt1: header.wal.salt1, salt2: header.wal.salt2 },
             checksum: None,
             chain: WalChecksum::from_node_id(header.node_id),
-            foreign: None,
         })
     }
 

@@ -12,7 +12,7 @@ use super::engine::{Db, Last};
 use super::layer::Layer;
 use super::observe::LogView;
 use super::plan::{Reason, Written};
-use super::quiet::{DbSeen, LogEnd, Places, Settled, Stamp, being_rewritten, db_header};
+use super::quiet::{DbSeen, Places, Settled, Stamp, being_rewritten, db_header};
 use super::session::Session;
 use super::sync::not_open;
 use crate::error::{Error, ErrorKind, Result};
@@ -105,6 +105,10 @@ impl Db {
             node_id: 0,
         };
         self.prepare_level_0()?;
+        let foreign = written == Written::WithoutTheLog;
+        if foreign {
+            self.note_foreign(view)?;
+        }
         let session = self.session.as_ref().ok_or_else(not_open)?;
         let map = PageMap::default();
         let source = PageSource {
@@ -119,8 +123,7 @@ impl Db {
         let begun = Stamp::of(&places.db);
         self.write_file(header, Pages::All(commit), &source, || session.check_untouched(begun))
             .map_err(|e| e.context(format!("write ltx file for txid {txid}")))?;
-        let foreign = (written == Written::WithoutTheLog).then(|| LogEnd::of(view));
-        if foreign.is_some() && !view.index.is_empty() {
+        if foreign && !view.index.is_empty() {
             warn!(system = "store", db = %self.config.name(), txid = %txid, pages = commit, hint = HINT_FOREIGN_LOG,
                 "database file was rewritten past its wal, replicated without it");
         } else {
@@ -136,7 +139,6 @@ impl Db {
             salts: Salts::default(),
             checksum: None,
             chain: None,
-            foreign,
         };
         self.set_last(last.clone());
         self.force_full = None;

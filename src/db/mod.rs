@@ -18,6 +18,7 @@ mod checkpoint;
 mod config;
 mod encode;
 mod engine;
+mod foreign;
 mod gate;
 mod image;
 mod layer;

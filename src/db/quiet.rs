@@ -1,6 +1,7 @@
 //! How the two files of a database looked when nothing was left to read, so that a write that does not
 //! show in the wal-index is noticed by what it does to them.
 
+use super::foreign::{Before, copied_page_1};
 use super::layer::{HEADER, MAGIC};
 use super::observe::LogView;
 use super::plan::Written;
@@ -10,8 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::crc64;
 use crate::sqlite::WalIndex;
 use crate::sys::{Clock, File, FileStat, mutant, read_full_at, read_up_to};
-use crate::types::{PageSize, Pgno, Timestamp};
-use crate::wal::{FrameHeader, Salts, Step, WalChecksum, WalHeader};
+use crate::types::{PageSize, Timestamp};
+use crate::wal::{Salts, WalChecksum};
 
 /// A file that was written less than so many milliseconds ago may be written again without a new
 /// modification time: file systems count in ticks of up to 10 ms.
@@ -74,14 +75,14 @@ impl Settled {
 pub(super) struct DbSeen {
     pub(super) stamp: Stamp,
     pub(super) page1: u64,
-    salts: Salts,
+    pub(super) salts: Salts,
     backfilled: u32,
     attempted: u32,
 }
 
 impl DbSeen {
     /// `stat` must have been measured before `index`: a checkpoint announces itself in the index first. `page1` must
-    /// have been read after it, or no checkpoint have been announced since: see [`Session::is_without_log`].
+    /// have been read after it, or no checkpoint have been announced since: see `Session::is_without_log`.
     pub(super) fn at(stat: &FileStat, index: &WalIndex, page1: u64) -> Self {
         let WalIndex { salts, backfilled, attempted, .. } = *index;
         Self { stamp: Stamp::of(stat), page1, salts, backfilled, attempted }
@@ -95,47 +96,6 @@ impl DbSeen {
     /// Whether the index tells of a checkpoint since, or of another log.
     fn announced_since(&self, index: &WalIndex) -> bool {
         (self.salts, self.backfilled, self.attempted) != (index.salts, index.backfilled, index.attempted)
-    }
-
-    /// Generation of the log at that time.
-    pub(super) fn salts(&self) -> Salts {
-        self.salts
-    }
-}
-
-/// Where a log ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LogEnd {
-    pub(super) salts: Salts,
-    pub(super) end: u64,
-}
-
-impl LogEnd {
-    pub(super) fn of(view: &LogView) -> Self {
-        Self { salts: view.index.salts, end: view.end }
-    }
-}
-
-/// What is known from before this look.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Before<'a> {
-    /// The continuity record, where it counts.
-    pub(super) record: Option<&'a Record>,
-    /// Whether the record was written since the machine was started.
-    pub(super) same_boot: bool,
-    /// Generation of the log that the newest local file is from.
-    pub(super) salts: Option<Salts>,
-    /// The log that was found not to be the database's, if the newest local file is of the file alone.
-    pub(super) foreign: Option<LogEnd>,
-    /// Nothing was written since everything was read, and no image is due.
-    pub(super) at_rest: bool,
-}
-
-impl Before<'_> {
-    /// Whether an image is due of a file whose log was not its own, and nothing was committed to that log since: SQLite
-    /// would have to begin from both.
-    fn is_alone_beside(&self, view: &LogView) -> bool {
-        !self.at_rest && self.foreign == Some(LogEnd::of(view)) && !mutant("foreign-log-forgotten")
     }
 }
 
@@ -242,14 +202,14 @@ impl Session {
         let then = before.record.and_then(Record::db);
         // Its writer may copy from the log without saying so. What it copies, the log shows.
         if self.kept && !mutant("rewriting-ignored") {
-            if self.is_without_log(page1, seen, then, before, view)? {
+            if self.is_without_log(page1, seen, before, view)? {
                 return Ok(Written::WithoutTheLog);
             }
             let explained = match (seen, then) {
                 (Some(seen), _) => seen.checkpointed_since(&view.index),
                 (None, None) => true,
                 (None, Some((then, page1_then))) => {
-                    then == stamp || page1_then == page1 || log_has_page_1(view, self.page_size, page1)?
+                    then == stamp || page1_then == page1 || copied_page_1(view, self.page_size, page1)?
                 }
             };
             if !explained {
@@ -258,40 +218,6 @@ impl Session {
         }
         self.db_seen = Some(DbSeen::at(stat, &view.index, page1));
         Ok(Written::ByCheckpoints)
-    }
-
-    /// Whether the log provably is not this file's.
-    ///
-    /// SQLite writes the file of a log that is its own by checkpoints alone. So if page 1 is another one than it
-    /// was at some moment, and the log is of the same generation as at that moment, this page 1 was copied
-    /// from that generation, which still holds it, or something else than SQLite wrote it. This holds
-    /// if the file has not been written since before the index in `view` was read, which an image of the
-    /// file demands anyway.
-    fn is_without_log(
-        &self,
-        page1: u64,
-        seen: Option<DbSeen>,
-        then: Option<(Stamp, u64)>,
-        before: &Before<'_>,
-        view: &LogView,
-    ) -> Result<bool> {
-        let index = &view.index;
-        let another = match (seen, then) {
-            (Some(seen), _) => seen.salts == index.salts && seen.page1 != page1,
-            // A power cut may have taken the log back behind what was copied from it.
-            (None, Some((_, page1_then))) => {
-                before.same_boot && !index.is_empty() && before.salts == Some(index.salts) && page1_then != page1
-            }
-            (None, None) => false,
-        };
-        if !another || mutant("foreign-log-read") {
-            return Ok(false);
-        }
-        if !index.is_empty() && log_has_page_1(view, self.page_size, page1)? {
-            return Ok(false);
-        }
-        // Still that generation, or reading it may have ended early.
-        Ok(self.wal_index()?.salts == index.salts)
     }
 
     /// An image of the file was published: from now on only further writing counts.
@@ -306,22 +232,12 @@ impl Session {
 fn page_1(file: &dyn File, page_size: PageSize) -> Result<u64> {
     let mut page = vec![0; page_size.len()];
     let have = read_up_to(file, &mut page, 0)?;
-    Ok(crc64(&page[..have]))
+    Ok(page_1_sum(&page[..have]))
 }
 
-/// Whether some commit of the log wrote this page 1: a checkpoint may then have copied it.
-fn log_has_page_1(view: &LogView, page_size: PageSize, wanted: u64) -> Result<bool> {
-    let Some(log) = view.file.as_ref().filter(|_| !view.index.is_empty()) else { return Ok(true) };
-    let mut reader = log.reader(page_size, WalHeader::SIZE, log.header.checksum).bounded(view.end);
-    loop {
-        match reader.step()? {
-            Step::Frame { pgno: Pgno::FIRST, bytes, .. } if crc64(&bytes[FrameHeader::SIZE..]) == wanted => {
-                return Ok(true);
-            }
-            Step::Frame { .. } => {}
-            Step::Stop(_) => return Ok(false),
-        }
-    }
+/// What stands for a page 1.
+pub(super) fn page_1_sum(page: &[u8]) -> u64 {
+    crc64(page)
 }
 
 #[cfg(test)]

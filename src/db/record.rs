@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::quiet::{LogEnd, Stamp};
+use super::quiet::Stamp;
 use crate::error::Result;
 use crate::ltx::crc64;
 use crate::sys::{BootId, OpenMode, OwnerMode, World, read_up_to};
@@ -42,9 +42,6 @@ pub(super) struct Record {
     /// The database file as it was: length, modification time in milliseconds, checksum of page 1.
     #[serde(default)]
     db: Option<(u64, i64, u64)>,
-    /// The log that was found not to be the database's: salts and end.
-    #[serde(default)]
-    foreign: Option<(u32, u32, u64)>,
 }
 
 /// Where the log stood when the file was made.
@@ -55,7 +52,6 @@ pub(super) struct Surroundings {
     pub(super) inode: u64,
     pub(super) boot: Option<BootId>,
     pub(super) db: Option<(Stamp, u64)>,
-    pub(super) foreign: Option<LogEnd>,
 }
 
 impl Record {
@@ -72,7 +68,6 @@ impl Record {
             inode: at.inode,
             boot: at.boot,
             db: at.db.map(|(stamp, page1)| (stamp.len, stamp.modified.millis(), page1)),
-            foreign: at.foreign.map(|log| (log.salts.salt1, log.salts.salt2, log.end)),
         }
     }
 
@@ -102,12 +97,6 @@ impl Record {
     pub(super) fn db(&self) -> Option<(Stamp, u64)> {
         let (len, modified, page1) = self.db?;
         Some((Stamp { len, modified: Timestamp::from_millis(modified) }, page1))
-    }
-
-    /// The log that was found not to be the database's.
-    pub(super) fn foreign(&self) -> Option<LogEnd> {
-        let (salt1, salt2, end) = self.foreign?;
-        Some(LogEnd { salts: Salts { salt1, salt2 }, end })
     }
 
     pub(super) fn inode(&self) -> u64 {
@@ -158,8 +147,7 @@ mod tests {
     fn a_torn_record_is_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let world = World::system();
-        let at =
-            Surroundings { seq: 5, wal_len: 8272, inode: 6, boot: Some(BootId(u128::MAX)), db: None, foreign: None };
+        let at = Surroundings { seq: 5, wal_len: 8272, inode: 6, boot: Some(BootId(u128::MAX)), db: None };
         let record = Record::new(Txid::FIRST, Salts { salt1: 1, salt2: 2 }, 4152, WalChecksum { s0: 3, s1: 4 }, at);
         record.store(&world, dir.path(), OwnerMode::DEFAULT_FILE).unwrap();
         assert_eq!(Record::load(&world, dir.path()), Some(record));
@@ -180,7 +168,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let world = World::system();
         let of = |n: u64| {
-            let at = Surroundings { seq: 5, wal_len: n, inode: n, boot: None, db: None, foreign: None };
+            let at = Surroundings { seq: 5, wal_len: n, inode: n, boot: None, db: None };
             Record::new(Txid::new(n).unwrap(), Salts { salt1: 1, salt2: 2 }, n, WalChecksum { s0: 3, s1: 4 }, at)
         };
         of(1 << 60).store(&world, dir.path(), OwnerMode::DEFAULT_FILE).unwrap();

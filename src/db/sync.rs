@@ -6,9 +6,10 @@ use tracing::{debug, info, trace};
 
 use super::encode::{PageSource, Pages};
 use super::engine::{Db, Last, LocalState};
+use super::foreign::{Before, still_foreign};
 use super::observe::{Continuity, LogView, continuity};
 use super::plan::{Beyond, Facts, LastFacts, Plan, Reason, Tail, Written, image, plan};
-use super::quiet::{Before, DbSeen, Places};
+use super::quiet::{DbSeen, Places};
 use super::record::{Record, Surroundings};
 use super::unindexed::Stands;
 use crate::error::{Error, ErrorKind, Result};
@@ -187,12 +188,12 @@ impl Db {
         };
         let settled = session.is_settled(&places, &view.index);
         let boot = self.world.clock.boot();
-        let alone = last.filter(|last| last.is_of_file_alone());
+        let foreign = still_foreign(&mut self.foreign, &self.world, &self.config.meta_path, &view)?;
         let before = Before {
             record: record.as_ref(),
             same_boot: record.as_ref().is_some_and(|record| record.is_of_boot(boot)),
             salts: last.map(|last| last.salts),
-            foreign: alone.and_then(|last| last.foreign.or(record.as_ref().and_then(Record::foreign))),
+            foreign,
             at_rest: settled && self.force_full.is_none(),
         };
         let written = session.how_written(&places.db, &view, &before)?;
@@ -414,7 +415,6 @@ impl Db {
             salts: view.index.salts,
             checksum: Some(batch.segment.checksum),
             chain: Some(batch.segment.checksum),
-            foreign: None,
         };
         self.counters.wal_bytes += last.end.saturating_sub(last.start);
         self.remember(&last, view);
@@ -464,8 +464,7 @@ impl Db {
             inode: session.file_id.ino,
             boot: self.world.clock.boot(),
             // What it says of page 1 counts for the generation that the file is from.
-            db: session.db_seen.filter(|seen| alone || seen.salts() == last.salts).map(|seen| (seen.stamp, seen.page1)),
-            foreign: last.foreign,
+            db: session.db_seen.filter(|seen| alone || seen.salts == last.salts).map(|seen| (seen.stamp, seen.page1)),
         };
         let checksum = last.checksum.unwrap_or_default();
         let record = Record::new(last.txid, last.salts, last.end, checksum, at);

@@ -46,6 +46,8 @@ pub(crate) struct Oracle {
     /// The writer keeps its wal-index to itself: the files are all there is to see, and these versions of them were
     /// looked at.
     unindexed: Option<(u64, u64)>,
+    /// The file has been written without its log: nothing that SQLite makes of both counts.
+    file_alone: bool,
     /// Something that cannot be.
     pub(crate) broken: Option<String>,
     /// The disk lost what a sync had promised, and the database has become a mixture: nobody can do anything for
@@ -243,6 +245,9 @@ impl Oracle {
     pub(crate) fn observe(&mut self, disk: &Inner) {
         let Some(ino) = disk.file_at(&self.path) else { return };
         let file = &disk.files[ino];
+        if self.file_alone {
+            return;
+        }
         if self.unindexed.is_some() {
             return self.observe_files(disk);
         }
@@ -287,10 +292,13 @@ impl Oracle {
         self.unindexed = Some((0, 0));
     }
 
-    /// The whole file was written anew: it alone is the next state.
-    pub(crate) fn note_file(&mut self, disk: &[u8]) {
+    /// The whole file was written anew: it alone is the next state. `foreign` says whether the log beside it holds
+    /// frames of what was there before.
+    pub(crate) fn note_file(&mut self, disk: &[u8], foreign: bool) {
+        self.file_alone = false;
         self.read_all(disk, &[], Seen::default());
         self.reread();
+        self.file_alone = foreign;
     }
 
     fn observe_files(&mut self, disk: &Inner) {

@@ -67,6 +67,7 @@ fn settings(min_checkpoint_pages: u32) -> Swarm {
         full_disks: false,
         unindexed: false,
         rewrites: false,
+        keeps_wal_mode: false,
     }
 }
 

@@ -41,6 +41,8 @@ pub(crate) struct Swarm {
     pub(crate) unindexed: bool,
     /// The application has its database in memory, and writes all of it over the file when something has changed.
     pub(crate) rewrites: bool,
+    /// What it writes says that it is in WAL mode, beside the log of what was there before.
+    pub(crate) keeps_wal_mode: bool,
 }
 
 /// Small enough that what happens beyond them happens.
@@ -101,6 +103,10 @@ impl Swarm {
         match Rng::new(mix(seed ^ 0x0bad_1dec)).below(100) {
             0..15 => swarm.keep_index_private(),
             15..18 => swarm.rewrite_in_place(),
+            18..21 => {
+                swarm.rewrite_in_place();
+                swarm.keeps_wal_mode = true;
+            }
             _ => {}
         }
         swarm
@@ -140,6 +146,7 @@ impl Swarm {
             full_disks: rng.permille(300),
             unindexed: false,
             rewrites: false,
+            keeps_wal_mode: false,
         };
         if swarm.interleave > 0 {
             swarm.eager = rng.pick(&[0, 150, 450]);

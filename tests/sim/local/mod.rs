@@ -144,8 +144,8 @@ pub(crate) fn run_with(seed: u64, swarm: &Swarm, verbose: bool, happen: impl FnO
         })));
     }
     let ended = catch_unwind(AssertUnwindSafe(|| {
-        if swarm.unindexed {
-            sim.meet_unindexed();
+        if swarm.unindexed || swarm.keeps_wal_mode {
+            sim.meet_stranger();
         }
         happen(&sim);
         set_hook(None);

@@ -15,9 +15,9 @@ impl Sim {
         self.swarm.unindexed || self.swarm.rewrites || self.app_was_killed.get()
     }
 
-    /// Before the engine has seen a commit of such a writer it cannot know that its own first frame would do harm. So
-    /// they meet one after the other.
-    pub(super) fn meet_unindexed(&self) {
+    /// Before the engine has seen a commit of such a writer it cannot know that its own first frame would do harm, nor
+    /// that a log is not the file's. So they meet one after the other.
+    pub(super) fn meet_stranger(&self) {
         self.interruptions.set(u32::MAX);
         self.sync();
         self.app_turn(|app, rng| app.commit_a_little(&self.swarm, rng, 1), 1);
@@ -55,13 +55,19 @@ impl Sim {
             return;
         }
         let mut inner = self.disk.lock();
-        let content = inner.file_at(Path::new(MEMORY)).map(|ino| inner.files[ino].data.clone()).unwrap_or_default();
+        let mut content = inner.file_at(Path::new(MEMORY)).map(|ino| inner.files[ino].data.clone()).unwrap_or_default();
+        if self.swarm.keeps_wal_mode && content.len() > 100 {
+            (content[18], content[19]) = (2, 2);
+            // Another SQLite than ours wrote it: two page 1 that are the same to the last bit are no two.
+            content[96..100].copy_from_slice(&3_049_001_u32.to_be_bytes());
+        }
         // Longer than a modification time takes to tell two writes apart.
         inner.advance_us(1_000_000);
         let Some(ino) = inner.file_at(Path::new(DB)) else { return };
         inner.set_len(ino, 0).expect("there is room");
         inner.write(ino, &content, 0).expect("there is room");
         inner.advance_us(1_000_000);
-        inner.oracle.note_file(&content);
+        let log = inner.file_at(Path::new(&format!("{DB}-wal"))).map_or(0, |ino| inner.files[ino].data.len());
+        inner.oracle.note_file(&content, self.swarm.keeps_wal_mode && log > 32);
     }
 }
