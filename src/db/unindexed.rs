@@ -89,6 +89,8 @@ pub(super) fn look_behind(view: &LogView, page_size: PageSize, known: Option<Beh
         match follow(log, page_size, known)? {
             // It did not go on; perhaps others took the place of those frames.
             Found::Uncommitted(found) if found.offset == known.offset => {}
+            // It was rolled back after it went on, and a shorter one took the place of its first frames.
+            Found::Uncommitted(_) if a_commit_stands_between(log, page_size, end, known.offset)? => {}
             found => return Ok(found),
         }
     }
@@ -96,6 +98,17 @@ pub(super) fn look_behind(view: &LogView, page_size: PageSize, known: Option<Beh
         Found::Uncommitted(found) if found.offset == end => Ok(Found::Nothing),
         found => Ok(found),
     }
+}
+
+/// Whether one of these frames says that it ends a transaction. None did when they were followed.
+fn a_commit_stands_between(log: &OpenLog, page_size: PageSize, from: u64, to: u64) -> Result<bool> {
+    let step = usize::try_from(page_size.frame_size()).unwrap_or(usize::MAX);
+    for offset in (from..to).step_by(step) {
+        if read_frame_header(log.file.as_ref(), offset)?.is_some_and(|header| header.commit != 0) {
+            return Ok(!mutant("replaced-frames-trusted"));
+        }
+    }
+    Ok(false)
 }
 
 /// Follows the chain until it ends or commits.

@@ -173,6 +173,25 @@ fn an_open_transaction_is_no_commit() {
     bench.assert_caught_up("after a rollback");
 }
 
+/// The frames of the long one that were looked at last still continue each other behind the commit.
+#[test]
+fn a_short_commit_in_the_place_of_a_long_transaction_that_was_rolled_back_is_seen() {
+    let bench = Bench::new();
+    set_up(&bench.app(), 4096);
+    let mut engine = engine(&bench);
+    engine.sync().unwrap();
+    let app = without_index(&bench);
+    app.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = 4; INSERT INTO t VALUES (0, 'a')").unwrap();
+    engine.sync().unwrap();
+    // Long values: their pages are written once. A page that is written again breaks the chain.
+    app.execute_batch("BEGIN; INSERT INTO t VALUES (100, randomblob(400000))").unwrap();
+    engine.sync().unwrap();
+    app.execute_batch("INSERT INTO t VALUES (200, randomblob(400000))").unwrap();
+    app.execute_batch("ROLLBACK; INSERT INTO t VALUES (1, 'b')").unwrap();
+    engine.sync().unwrap();
+    assert_eq!(rows(&bench.replayed()), 2);
+}
+
 /// What `cp new.db app.db` does, or a program that writes its whole database from memory.
 fn rewrite(bench: &Bench, bytes: &[u8]) {
     use std::os::unix::fs::FileExt;
