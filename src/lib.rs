@@ -12,6 +12,7 @@ pub mod ltx;
 pub mod replica;
 pub mod restore;
 pub mod server;
+pub mod settings;
 pub mod sqlite;
 pub mod store;
 pub mod sys;

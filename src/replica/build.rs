@@ -20,8 +20,8 @@ use super::s3::S3Client;
 use super::sftp::SftpClient;
 #[cfg(feature = "webdav")]
 use super::webdav::WebdavClient;
-use crate::config::{ReplicaKind, ReplicaSettings};
 use crate::error::Result;
+use crate::settings::{ReplicaKind, ReplicaSettings};
 use crate::sys::World;
 
 /// Makes the client a configuration asks for. Nothing is connected to yet.

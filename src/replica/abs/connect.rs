@@ -9,8 +9,8 @@ use super::super::web::{Trust, Web};
 use super::login::Login;
 use super::sign::SharedKey;
 use super::transport::Transport;
-use crate::config::{AbsAuth, AbsSettings};
 use crate::error::{Error, Result};
+use crate::settings::{AbsAuth, AbsSettings};
 use crate::sys::Clock;
 
 /// Makes a client. Makes no request.
@@ -70,7 +70,7 @@ fn container(settings: &AbsSettings) -> Result<Url> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{AzureLogin, Secret};
+    use crate::settings::{AzureLogin, Secret};
 
     fn settings(account: Option<&str>, endpoint: Option<&str>, auth: AbsAuth) -> AbsSettings {
         AbsSettings {

@@ -18,7 +18,7 @@ use azure_identity::{
 use tokio::sync::OnceCell;
 
 use super::super::requests::bounded_by_itself;
-use crate::config::AzureLogin;
+use crate::settings::AzureLogin;
 
 /// How long one source may take to answer for the first time. Where there is no metadata service, asking it often
 /// means silence.

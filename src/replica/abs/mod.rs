@@ -29,8 +29,8 @@ use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stam
 use super::exclusion::{self, Exclusion};
 use super::requests::{Call, Operation, RequestStats, Requests, unless};
 use super::web::{self, BODY_IDLE};
-use crate::config::AbsSettings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::settings::AbsSettings;
 use crate::sys::{Clock, World};
 use failure::{Asked, failure};
 

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use super::super::requests::{Call, Failure, Operation};
 use super::super::web::{self, Trust, Web};
 use super::login::Login;
-use crate::config::GsSettings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::settings::GsSettings;
 
 /// The code of a range that begins behind the end of its object.
 pub(super) const BEHIND_END: &str = "HTTP416";

@@ -26,8 +26,8 @@ use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stam
 use super::exclusion::{self, Exclusion};
 use super::requests::{Operation, RequestStats, Requests, unless};
 use super::web;
-use crate::config::GsSettings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::settings::GsSettings;
 use crate::sys::World;
 use api::{Api, Asked};
 

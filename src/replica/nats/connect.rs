@@ -14,8 +14,8 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{NatsAuth, NatsSettings};
 use crate::error::{Error, ErrorKind, Result};
+use crate::settings::{NatsAuth, NatsSettings};
 
 /// How long an answer may take.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);

@@ -12,8 +12,8 @@ use super::super::requests::{Call, Failure, Operation};
 use super::super::web::{self, Trust, Web};
 use super::sign::{self, Facts};
 use super::xml;
-use crate::config::{AwsKeys, OssSettings};
 use crate::error::{Error, ErrorKind, Result};
+use crate::settings::{AwsKeys, OssSettings};
 use crate::sys::Clock;
 
 /// The region where none is set, as in the reference.

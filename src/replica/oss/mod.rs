@@ -31,8 +31,8 @@ use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stam
 use super::exclusion::Exclusion;
 use super::requests::{Failure, Operation, RequestStats, Requests, unless};
 use super::web;
-use crate::config::OssSettings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::settings::OssSettings;
 use crate::sys::World;
 use crate::types::{Timestamp, parse_timestamp};
 use api::{Api, Ask, Asked};

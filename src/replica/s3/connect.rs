@@ -21,9 +21,9 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use super::failure::{Asked, failure};
 use super::http::{self, Trust};
 use super::vendor::Habits;
-use crate::config::{AwsKeys, S3Settings};
 use crate::error::Result;
 use crate::replica::requests::{Call, Operation, Requests};
+use crate::settings::{AwsKeys, S3Settings};
 use crate::sys::World;
 
 /// Where a bucket's region is asked for, as in the reference.

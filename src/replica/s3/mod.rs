@@ -27,8 +27,6 @@ mod list;
 mod upload;
 mod vendor;
 #[cfg(test)]
-mod wire;
-#[cfg(test)]
 mod writes;
 
 use std::fmt;
@@ -49,8 +47,8 @@ use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stam
 use super::exclusion::Exclusion;
 use super::requests::{Call, Failure, Operation, RequestStats, Requests, unless};
 use super::stamp::stamp_text;
-use crate::config::{Encryption, S3Settings};
 use crate::error::{Error, ErrorKind, Result};
+use crate::settings::{Encryption, S3Settings};
 use crate::sys::World;
 use crate::types::{Timestamp, parse_timestamp};
 use failure::{Asked, failure};
@@ -90,7 +88,10 @@ impl S3Client {
         Self::with_http(settings, world, None)
     }
 
-    fn with_http(settings: S3Settings, world: World, http: Option<SharedHttpClient>) -> Self {
+    /// As [`Self::new`], through another HTTP client: for tests of what is sent.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_http(settings: S3Settings, world: World, http: Option<SharedHttpClient>) -> Self {
         let habits = Habits::of(&settings);
         let encryption = settings.encryption().map_err(|e| e.to_string());
         let requests = Requests::new(world);

@@ -1,6 +1,6 @@
 //! Whose S3 this is, and what that changes: one table (`spec: backends` §3.3), one pure function.
 
-use crate::config::{PathStyle, S3Settings};
+use crate::settings::{PathStyle, S3Settings};
 
 /// Who answers at an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

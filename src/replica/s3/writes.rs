@@ -12,10 +12,9 @@ use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use futures::TryStreamExt;
 
-use super::wire::settings;
 use super::*;
-use crate::config::{Environment, Surroundings};
 use crate::replica::once;
+use crate::settings::{Environment, ReplicaKeys, ReplicaKind, Secret, Surroundings};
 
 type Answer = (u16, &'static str, String);
 
@@ -54,13 +53,25 @@ impl Service {
         let env = Environment::new([], PathBuf::from("/"));
         let world = World::system();
         let around = Surroundings { env: &env, fs: world.fs.as_ref() };
-        let text = format!(
-            "dbs:\n- path: /x.db\n  replica:\n    type: s3\n    bucket: bkt\n    path: p\n    access-key-id: AK\n    \
-             secret-access-key: SK\n{keys}"
-        );
+        let mut replica = ReplicaKeys { kind: "s3".to_owned(), path: "p".to_owned(), ..ReplicaKeys::default() };
+        let settings = &mut replica.settings;
+        settings.bucket = "bkt".to_owned();
+        settings.access_key_id = Secret::new("AK");
+        settings.secret_access_key = Secret::new("SK");
+        for line in keys.lines() {
+            match line.trim().split_once(": ").unwrap() {
+                ("endpoint", value) => settings.endpoint = value.to_owned(),
+                ("region", value) => settings.region = value.to_owned(),
+                ("storage-class", value) => settings.storage_class = value.to_owned(),
+                ("sse-kms-key-id", value) => settings.sse_kms_key_id = value.to_owned(),
+                ("sse-customer-key", value) => settings.sse_customer_key = Secret::new(value),
+                other => panic!("{other:?}"),
+            }
+        }
+        let ReplicaKind::S3(settings) = replica.resolve(around).unwrap().kind else { panic!("not an S3 replica") };
         let connector = SharedHttpConnector::new(self.clone());
         let http: SharedHttpClient = http_client_fn(move |_, _| connector.clone());
-        S3Client::with_http(settings(&text, "/x.db", around), world, Some(http))
+        S3Client::with_http(*settings, world, Some(http))
     }
 
     fn take(&self) -> Vec<HttpRequest> {

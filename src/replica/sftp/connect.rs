@@ -18,8 +18,8 @@ use tokio::net::TcpStream;
 use super::super::requests::progress;
 use super::prompt::Prompt;
 use super::session::Session;
-use crate::config::{HostKey, SftpSettings};
 use crate::error::{Error, ErrorKind, Result};
+use crate::settings::{HostKey, SftpSettings};
 use crate::sys::blocking;
 
 /// How long a host may take to be reached.

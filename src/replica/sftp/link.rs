@@ -11,8 +11,8 @@ use futures::future::{BoxFuture, FutureExt, Shared};
 use super::super::refusal::Refusal;
 use super::connect::connect;
 use super::session::Session;
-use crate::config::SftpSettings;
 use crate::error::Result;
+use crate::settings::SftpSettings;
 
 type Attempt = Shared<BoxFuture<'static, Result<Arc<Session>, Refusal>>>;
 

@@ -28,8 +28,8 @@ use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stam
 use super::exclusion::{self, Exclusion};
 use super::requests::{Call, Failure, Operation, RequestStats, Requests};
 use super::tree::{TEMP_SUFFIX, clean};
-use crate::config::SftpSettings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::settings::SftpSettings;
 use crate::sys::World;
 pub use connect::is_known;
 use link::Link;

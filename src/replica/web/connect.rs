@@ -23,8 +23,8 @@ use rustls::pki_types::pem::PemObject as _;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use crate::config::Environment;
 use crate::error::{Error, ErrorKind, Result};
+use crate::settings::Environment;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);

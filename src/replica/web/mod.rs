@@ -56,7 +56,7 @@ pub(crate) fn encode_path(text: &str) -> String {
 /// leading slash stays, and becomes part of the name.
 #[cfg(any(feature = "abs", feature = "gs"))]
 pub(crate) fn joined(path: &str, key: &str) -> String {
-    match crate::config::clean(Path::new(path)).to_string_lossy().as_ref() {
+    match crate::settings::clean(Path::new(path)).to_string_lossy().as_ref() {
         _ if path.is_empty() => key.to_owned(),
         "." => key.to_owned(),
         "/" => format!("/{key}"),

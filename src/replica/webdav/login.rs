@@ -9,7 +9,7 @@ use digest_auth::{AuthContext, HttpMethod, WwwAuthenticateHeader};
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
 
-use crate::config::Secret;
+use crate::settings::Secret;
 
 /// Who logs in, and what the server wants to see.
 pub(super) struct Login {

@@ -30,8 +30,8 @@ use super::exclusion::{self, Exclusion};
 use super::requests::{Call, Failure, Operation, RequestStats, Requests};
 use super::tree::{TEMP_SUFFIX, clean, is_stale};
 use super::{from_header, web};
-use crate::config::WebdavSettings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::settings::WebdavSettings;
 use crate::sys::World;
 use crate::types::Timestamp;
 use login::Login;
@@ -589,7 +589,7 @@ mod tests {
         });
         let mut settings = client(&format!("http://127.0.0.1:{port}/remote.php/dav"), "/x").0.settings.clone();
         settings.username = Some("u".to_owned());
-        settings.password = Some(crate::config::Secret::new("p"));
+        settings.password = Some(crate::settings::Secret::new("p"));
         let client = WebdavClient::new(settings, World::system());
         let listed: Vec<ObjectMeta> =
             client.list(&Key::new("ltx/0").unwrap(), None, Stamps::Cheap).try_collect().await.unwrap();

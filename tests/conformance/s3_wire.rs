@@ -11,14 +11,16 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_types::body::SdkBody;
 use futures::TryStreamExt;
+use litestream::config::{self, Environment, ReplicaKind, S3Settings, Surroundings};
+use litestream::error::Result;
+use litestream::replica::s3::S3Client;
+use litestream::replica::{Key, ReplicaClient, Stamps};
+use litestream::sys::World;
 use serde_json::Value;
-
-use super::*;
-use crate::config::{self, Environment, ReplicaKind, Surroundings};
 
 /// Remembers requests and answers like an empty bucket.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Recorder(pub(super) Arc<Mutex<Vec<HttpRequest>>>);
+struct Recorder(Arc<Mutex<Vec<HttpRequest>>>);
 
 impl HttpConnector for Recorder {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
@@ -35,7 +37,7 @@ impl HttpConnector for Recorder {
 }
 
 impl Recorder {
-    pub(super) fn client(&self) -> SharedHttpClient {
+    fn client(&self) -> SharedHttpClient {
         let connector = SharedHttpConnector::new(self.clone());
         http_client_fn(move |_, _| connector.clone())
     }
@@ -167,7 +169,7 @@ async fn list_first(case: &Value, text: &str, db: &str, sent: &Recorder) {
 }
 
 /// The settings of a database's replica in a configuration.
-pub(super) fn settings(text: &str, db: &str, around: Surroundings<'_>) -> crate::config::S3Settings {
+fn settings(text: &str, db: &str, around: Surroundings<'_>) -> S3Settings {
     let config = config::parse(text, around).unwrap();
     let entry = config.dbs.iter().find(|entry| entry.path().is_some_and(|path| path == Path::new(db)));
     match entry.unwrap().build(around).unwrap().replica.kind {

@@ -117,7 +117,8 @@ impl std::fmt::Debug for Environment {
 }
 
 /// Names of the variables a text refers to, in its order.
-pub(super) fn references(text: &str) -> Vec<&str> {
+#[must_use]
+pub fn references(text: &str) -> Vec<&str> {
     let mut names = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find('$') {

@@ -1,9 +1,7 @@
 //! Object stores besides S3: Google Cloud Storage, Azure Blob Storage, Alibaba Cloud OSS
 //! (`spec: backends` §5–7).
 
-use super::super::Surroundings;
-use super::super::raw::{RawReplica, Secret};
-use super::{count, first, first_secret, given, parsed_url};
+use super::{ReplicaKeys, Secret, Surroundings, count, first, first_secret, given, parsed_url};
 use crate::error::{Error, Result};
 
 /// A Google Cloud Storage replica. Credentials are the platform's own.
@@ -134,7 +132,7 @@ pub struct OssSettings {
 }
 
 /// Bucket, and path without the quirk of the empty one.
-fn bucket_and_path(raw: &RawReplica, backend: &str) -> Result<(String, String, String)> {
+fn bucket_and_path(raw: &ReplicaKeys, backend: &str) -> Result<(String, String, String)> {
     let url = parsed_url(raw)?;
     let (user, host, path) = match &url {
         Some(url) => (url.user.as_str(), url.host.as_str(), url.object_path()),
@@ -148,7 +146,7 @@ fn bucket_and_path(raw: &RawReplica, backend: &str) -> Result<(String, String, S
     Ok((user.to_owned(), bucket, path))
 }
 
-pub(super) fn gs(raw: &RawReplica, around: Surroundings<'_>) -> Result<GsSettings> {
+pub(super) fn gs(raw: &ReplicaKeys, around: Surroundings<'_>) -> Result<GsSettings> {
     let (_, bucket, path) = bucket_and_path(raw, "gs")?;
     let emulator = around.env.get_nonempty("STORAGE_EMULATOR_HOST").map(str::to_owned);
     // Of the URL alone: a key `endpoint`, which replicas take from the top level, has no effect on this type in 0.5.17,
@@ -157,7 +155,7 @@ pub(super) fn gs(raw: &RawReplica, around: Surroundings<'_>) -> Result<GsSetting
     Ok(GsSettings { emulator, endpoint, bucket, path })
 }
 
-pub(super) fn abs(raw: &RawReplica, around: Surroundings<'_>) -> Result<AbsSettings> {
+pub(super) fn abs(raw: &ReplicaKeys, around: Surroundings<'_>) -> Result<AbsSettings> {
     let (user, bucket, path) = bucket_and_path(raw, "abs")?;
     let keys = &raw.settings;
     let mut account = given(&first([&keys.account_name, &user]));
@@ -192,7 +190,7 @@ pub(super) fn abs(raw: &RawReplica, around: Surroundings<'_>) -> Result<AbsSetti
     Ok(AbsSettings { account, endpoint, bucket, path, auth })
 }
 
-pub(super) fn oss(raw: &RawReplica, around: Surroundings<'_>) -> Result<OssSettings> {
+pub(super) fn oss(raw: &ReplicaKeys, around: Surroundings<'_>) -> Result<OssSettings> {
     let keys = &raw.settings;
     let (host, region, path) = match parsed_url(raw)? {
         Some(url) => {

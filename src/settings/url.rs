@@ -1,5 +1,5 @@
 //! The grammar of replica URLs: the only place that takes them apart. What a host or a query means
-//! is said by each backend (`replica/`).
+//! is said by each backend (`s3`, `objects`, `servers`).
 
 use crate::error::{Error, Result};
 
@@ -13,7 +13,8 @@ pub fn is_replica_url(text: &str) -> bool {
 }
 
 /// The scheme of a replica URL in lower case, with spellings of one backend made one.
-pub(super) fn backend_of(url: &str) -> Option<String> {
+#[must_use]
+pub fn backend_of(url: &str) -> Option<String> {
     if !is_replica_url(url) {
         return None;
     }
@@ -23,18 +24,19 @@ pub(super) fn backend_of(url: &str) -> Option<String> {
 
 /// A URL, taken apart and checked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Url {
+pub struct Url {
     /// In lower case.
-    pub(super) scheme: String,
-    /// User and password, decoded. Never printed.
-    pub(super) user: String,
-    pub(super) password: String,
+    pub scheme: String,
+    /// User, decoded.
+    pub user: String,
+    /// Password, decoded. Never printed.
+    pub password: String,
     /// With the port, decoded. Empty for `scheme:opaque`.
-    pub(super) host: String,
+    pub host: String,
     /// As written.
     raw_path: String,
     /// Decoded.
-    pub(super) path: String,
+    pub path: String,
     /// As written, without the question mark.
     raw_query: Option<String>,
     fragment: Option<String>,
@@ -50,7 +52,7 @@ impl Url {
     /// # Errors
     /// No scheme, control characters, a host, port or escape that cannot be one. The text shows the
     /// URL without its password.
-    pub(super) fn parse(url: &str) -> Result<Self> {
+    pub fn parse(url: &str) -> Result<Self> {
         let bad = |what: String| Error::invalid(format!("parse {:?}: {what}", without_password(url)));
         if url.bytes().any(|b| b < 0x20 || b == 0x7f) {
             return Err(bad("net/url: invalid control character in URL".to_owned()));
@@ -108,13 +110,15 @@ impl Url {
 
     /// The path, cleaned, without its leading slash. **An empty path is `.`**, a lone slash is empty:
     /// that is where objects of existing replicas are.
-    pub(super) fn object_path(&self) -> String {
+    #[must_use]
+    pub fn object_path(&self) -> String {
         let clean = clean_slashes(&self.path);
         clean.strip_prefix('/').unwrap_or(&clean).to_owned()
     }
 
     /// The first value of a query parameter, decoded; `None` if absent or empty.
-    pub(super) fn query(&self, name: &str) -> Option<String> {
+    #[must_use]
+    pub fn query(&self, name: &str) -> Option<String> {
         let pairs = self.raw_query.as_deref()?.split('&').filter(|pair| !pair.contains(';'));
         let decode = |text: &str| unescape_text(&text.replace('+', " ")).ok();
         pairs
@@ -128,7 +132,8 @@ impl Url {
     }
 
     /// Names of all query parameters, decoded where they can be.
-    pub(super) fn query_names(&self) -> Vec<String> {
+    #[must_use]
+    pub fn query_names(&self) -> Vec<String> {
         let pairs = self.raw_query.as_deref().unwrap_or_default().split('&').filter(|p| !p.is_empty());
         pairs
             .map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
@@ -139,7 +144,8 @@ impl Url {
     /// The directory a `file:` URL names. It is re-encoded, not decoded: a blank becomes `%20` in the
     /// directory name. A host is the first directory; the query is dropped, the fragment kept. What
     /// follows `file:` without a slash is taken as it is, and relative to the working directory.
-    pub(super) fn file_path(&self) -> String {
+    #[must_use]
+    pub fn file_path(&self) -> String {
         let mut path = self.opaque.clone();
         if !self.host.is_empty() {
             path.push('/');
@@ -154,7 +160,8 @@ impl Url {
     }
 
     /// The same URL with a relative path joined to its path; the query stays.
-    pub(super) fn with_appended(&self, relative: &str) -> String {
+    #[must_use]
+    pub fn with_appended(&self, relative: &str) -> String {
         let joined = clean_slashes(&format!("{}/{relative}", self.path));
         let mut out = self.prefix.clone();
         if !joined.starts_with('/') {
@@ -174,7 +181,8 @@ impl Url {
 }
 
 /// A URL for messages: `scheme://user:***@host/path`, and values of query parameters that are keys hidden.
-pub(super) fn without_password(url: &str) -> String {
+#[must_use]
+pub fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(authority);
@@ -228,7 +236,8 @@ fn check_port(host: &str) -> std::result::Result<(), String> {
 }
 
 /// Removes `.`, `..` and doubled slashes; the empty path is `.`.
-pub(super) fn clean_slashes(path: &str) -> String {
+#[must_use]
+pub fn clean_slashes(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {

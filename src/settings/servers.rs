@@ -3,11 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::super::Surroundings;
-use super::super::raw::{RawReplica, Secret};
-use super::super::url::Url;
-use super::super::{defaults, settings};
-use super::{first, first_secret, given, parsed_url};
+use super::url::Url;
+use super::{ReplicaKeys, Secret, Surroundings, defaults, first, first_secret, given, parsed_url};
 use crate::error::{Error, Result};
 
 /// A directory behind SSH.
@@ -133,7 +130,7 @@ pub struct ClientCertificate {
     pub key: String,
 }
 
-pub(super) fn sftp(raw: &RawReplica, around: Surroundings<'_>) -> Result<SftpSettings> {
+pub(super) fn sftp(raw: &ReplicaKeys, around: Surroundings<'_>) -> Result<SftpSettings> {
     let keys = &raw.settings;
     let url = parsed_url(raw)?.unwrap_or_default();
     let host = first([&keys.host, &url.host]);
@@ -161,7 +158,7 @@ pub(super) fn sftp(raw: &RawReplica, around: Surroundings<'_>) -> Result<SftpSet
     })
 }
 
-pub(super) fn webdav(raw: &RawReplica, around: Surroundings<'_>) -> Result<WebdavSettings> {
+pub(super) fn webdav(raw: &ReplicaKeys, around: Surroundings<'_>) -> Result<WebdavSettings> {
     let keys = &raw.settings;
     let url = parsed_url(raw)?;
     let (base, user, password, path) = match &url {
@@ -183,7 +180,7 @@ pub(super) fn webdav(raw: &RawReplica, around: Surroundings<'_>) -> Result<Webda
     })
 }
 
-pub(super) fn nats(raw: &RawReplica) -> Result<NatsSettings> {
+pub(super) fn nats(raw: &ReplicaKeys) -> Result<NatsSettings> {
     let keys = &raw.settings;
     let url = nats_url(raw)?;
     if keys.client_cert.is_empty() != keys.client_key.is_empty() {
@@ -217,7 +214,7 @@ pub(super) fn nats(raw: &RawReplica) -> Result<NatsSettings> {
     };
     let certificate =
         given(&keys.client_cert).map(|certificate| ClientCertificate { certificate, key: keys.client_key.clone() });
-    let positive = |d, default| settings::positive(d).unwrap_or(defaults::unsigned(default));
+    let positive = |d, default| defaults::positive(d).unwrap_or(defaults::unsigned(default));
     Ok(NatsSettings {
         url: server.unwrap_or_else(|| defaults::NATS_URL.to_owned()),
         bucket,
@@ -233,7 +230,7 @@ pub(super) fn nats(raw: &RawReplica) -> Result<NatsSettings> {
 }
 
 /// Unlike the other backends this one complains about schemes in its own words.
-fn nats_url(raw: &RawReplica) -> Result<Option<Url>> {
+fn nats_url(raw: &ReplicaKeys) -> Result<Option<Url>> {
     if raw.url.is_empty() {
         return Ok(None);
     }

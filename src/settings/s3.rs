@@ -4,11 +4,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::super::Surroundings;
-use super::super::path;
-use super::super::raw::{RawReplica, RawReplicaSettings, Secret};
-use super::super::url::Url;
-use super::{count, given, parsed_url};
+use super::url::Url;
+use super::{ReplicaKeys, Secret, SharedKeys, Surroundings, count, given, parsed_url, path};
 use crate::error::{Error, ErrorKind, Result};
 
 /// An S3 replica.
@@ -112,7 +109,7 @@ struct Host {
     path_style: bool,
 }
 
-pub(super) fn build(raw: &RawReplica, around: Surroundings<'_>) -> Result<S3Settings> {
+pub(super) fn build(raw: &ReplicaKeys, around: Surroundings<'_>) -> Result<S3Settings> {
     let keys = &raw.settings;
     let (host, path, query) = match access_point(&raw.url)? {
         Some((host, path, url)) => (host, path, Some(url)),
@@ -154,7 +151,7 @@ pub(super) fn build(raw: &RawReplica, around: Surroundings<'_>) -> Result<S3Sett
 }
 
 /// Both keys of the file, else both of the environment. One half alone is as good as none.
-fn aws_keys(keys: &RawReplicaSettings, around: Surroundings<'_>) -> Option<AwsKeys> {
+fn aws_keys(keys: &SharedKeys, around: Surroundings<'_>) -> Option<AwsKeys> {
     if !keys.access_key_id.is_empty() && !keys.secret_access_key.is_empty() {
         return Some(AwsKeys {
             access_key_id: keys.access_key_id.clone(),
@@ -173,7 +170,7 @@ fn aws_keys(keys: &RawReplicaSettings, around: Surroundings<'_>) -> Option<AwsKe
 }
 
 /// The precedence is not a plain one (`spec: backends` §3.4). `host` is what the URL's host says.
-fn path_style(keys: &RawReplicaSettings, query: &Parameters, host: Option<bool>) -> PathStyle {
+fn path_style(keys: &SharedKeys, query: &Parameters, host: Option<bool>) -> PathStyle {
     let mut style = keys.force_path_style.unwrap_or(!keys.endpoint.is_empty());
     if let Some(mut from_url) = host {
         if query.endpoint.is_some() && query.force_path_style != Some(false) {
@@ -306,7 +303,7 @@ impl Parameters {
 }
 
 /// Names of parameters we know, for warnings about others.
-pub(in crate::config) const PARAMETERS: [&str; 15] = [
+pub const PARAMETERS: [&str; 15] = [
     "endpoint",
     "region",
     "forcePathStyle",
@@ -390,7 +387,7 @@ impl S3Settings {
 }
 
 /// Standard base64; says what is wrong without showing it.
-pub(in crate::config) fn decode_base64(text: &str) -> std::result::Result<Vec<u8>, String> {
+pub(super) fn decode_base64(text: &str) -> std::result::Result<Vec<u8>, String> {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     STANDARD.decode(text).map_err(|err| {
@@ -415,9 +412,9 @@ mod tests {
         let world = crate::sys::World::system();
         let keys_of = |vars: &[(&str, &str)]| {
             let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-            let env = crate::config::Environment::new(vars, PathBuf::from("/"));
+            let env = crate::settings::Environment::new(vars, PathBuf::from("/"));
             let around = Surroundings { env: &env, fs: world.fs.as_ref() };
-            let keys = aws_keys(&RawReplicaSettings::default(), around)?;
+            let keys = aws_keys(&SharedKeys::default(), around)?;
             Some((keys.access_key_id.expose().to_owned(), keys.secret_access_key.expose().to_owned()))
         };
         let pair = |id: &str, secret: &str| Some((id.to_owned(), secret.to_owned()));
@@ -468,10 +465,10 @@ mod tests {
 
     #[test]
     fn path_style_follows_the_table_of_the_reference() {
-        let settings = |key: Option<bool>, endpoint: &str| RawReplicaSettings {
+        let settings = |key: Option<bool>, endpoint: &str| SharedKeys {
             force_path_style: key,
             endpoint: endpoint.to_owned(),
-            ..RawReplicaSettings::default()
+            ..SharedKeys::default()
         };
         let query = |endpoint: &str, said: Option<bool>| Parameters {
             endpoint: given(endpoint),

@@ -1,23 +1,53 @@
-//! Replica settings: one variant per backend, and the rules of `spec: config` §9 B. What a URL and
+//! Settings of a replica: one variant per backend, and the rules of `spec: config` §9 B. What a URL and
 //! the keys of one backend mean is in its file; nothing here connects to anything.
+//!
+//! [`ReplicaKeys`] are the keys as written, a URL among them; with the [`Surroundings`] (the only place that reads
+//! the environment) they become [`ReplicaSettings`].
 
+pub mod defaults;
+mod env;
+mod keys;
 mod objects;
+mod path;
 mod s3;
 mod servers;
+pub mod url;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Surroundings;
-use super::defaults;
-use super::raw::{RawReplica, Secret};
-use super::url::{self, Url};
-use crate::error::{Error, Result};
-
+pub use defaults::{positive, unsigned};
+pub use env::{Environment, references};
+pub use keys::{AgeKeys, ByteSize, ReplicaKeys, Secret, SharedKeys};
 pub use objects::{AbsAuth, AbsSettings, AzureLogin, GsSettings, OssSettings};
-pub(super) use s3::PARAMETERS as S3_PARAMETERS;
+pub use path::{clean, read_text};
+pub use s3::PARAMETERS as S3_PARAMETERS;
 pub use s3::{AwsKeys, CustomerKey, Encryption, PathStyle, S3Settings, SseSettings};
 pub use servers::{ClientCertificate, HostKey, NatsAuth, NatsSettings, SftpSettings, WebdavSettings};
+pub use url::is_replica_url;
+
+use crate::error::{Error, Result};
+use crate::sys::Fs;
+use url::Url;
+
+/// What paths and variables in settings are resolved against.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Variables, user, working directory.
+    pub env: &'a Environment,
+    /// For the user database and the file itself.
+    pub fs: &'a dyn Fs,
+}
+
+impl Surroundings<'_> {
+    /// Makes a path as users write them absolute (`spec: config` §4).
+    ///
+    /// # Errors
+    /// A home directory is asked for and there is none.
+    pub fn expand(&self, path: &str) -> Result<PathBuf> {
+        path::expand_path(path, self.env, self.fs)
+    }
+}
 
 /// Where and how often one database is replicated.
 #[derive(Debug, Clone)]
@@ -134,20 +164,34 @@ const TYPES: [&str; 8] = ["file", "s3", "gs", "abs", "oss", "sftp", "webdav", "n
 /// The replica a URL alone describes, with default settings.
 ///
 /// # Errors
-/// See [`super::DbEntry::build`].
+/// See [`ReplicaKeys::resolve`].
 pub fn replica_from_url(url: &str, around: Surroundings<'_>) -> Result<ReplicaSettings> {
-    build(&RawReplica { url: url.to_owned(), ..RawReplica::default() }, around)
+    ReplicaKeys { url: url.to_owned(), ..ReplicaKeys::default() }.resolve(around)
 }
 
-/// Which backend is meant: the URL's scheme beats `type`, and nothing at all is a directory.
-pub(super) fn type_of(raw: &RawReplica) -> String {
+impl ReplicaKeys {
+    /// Which backend is meant: the URL's scheme beats `type`, and nothing at all is a directory.
+    #[must_use]
+    pub fn backend(&self) -> String {
+        type_of(self)
+    }
+
+    /// Checks and resolves one replica.
+    ///
+    /// # Errors
+    /// Whatever is missing or contradictory.
+    pub fn resolve(&self, around: Surroundings<'_>) -> Result<ReplicaSettings> {
+        build(self, around)
+    }
+}
+
+fn type_of(raw: &ReplicaKeys) -> String {
     url::backend_of(&raw.url)
         .or_else(|| Some(raw.kind.clone()).filter(|k| !k.is_empty()))
         .unwrap_or_else(|| "file".to_owned())
 }
 
-/// Checks and resolves one replica.
-pub(super) fn build(raw: &RawReplica, around: Surroundings<'_>) -> Result<ReplicaSettings> {
+fn build(raw: &ReplicaKeys, around: Surroundings<'_>) -> Result<ReplicaSettings> {
     if url::is_replica_url(&raw.path) {
         return Err(Error::invalid(format!(
             "replica path cannot be a url, please use the 'url' field instead: {}",
@@ -186,7 +230,7 @@ pub(super) fn build(raw: &RawReplica, around: Surroundings<'_>) -> Result<Replic
     })
 }
 
-fn file(raw: &RawReplica, around: Surroundings<'_>) -> Result<FileSettings> {
+fn file(raw: &ReplicaKeys, around: Surroundings<'_>) -> Result<FileSettings> {
     let path = if raw.url.is_empty() {
         if raw.path.is_empty() {
             return Err(Error::invalid("file replica path required"));
@@ -199,7 +243,7 @@ fn file(raw: &RawReplica, around: Surroundings<'_>) -> Result<FileSettings> {
 }
 
 /// A place is given either by `url` or by the keys, never by both.
-fn check_conflicts(raw: &RawReplica, backend: &str) -> Result<()> {
+fn check_conflicts(raw: &ReplicaKeys, backend: &str) -> Result<()> {
     if raw.url.is_empty() || backend == "nats" {
         return Ok(());
     }
@@ -217,7 +261,7 @@ fn check_conflicts(raw: &RawReplica, backend: &str) -> Result<()> {
 }
 
 /// The replica's URL, if it has one.
-fn parsed_url(raw: &RawReplica) -> Result<Option<Url>> {
+fn parsed_url(raw: &ReplicaKeys) -> Result<Option<Url>> {
     if raw.url.is_empty() { Ok(None) } else { Url::parse(&raw.url).map(Some) }
 }
 

@@ -65,7 +65,7 @@ pub fn clean(path: &Path) -> PathBuf {
 ///
 /// # Errors
 /// I/O errors; `yaml: …` for bytes that are not UTF-8, since every such file is YAML or ours to ignore.
-pub(super) fn read_text(fs: &dyn Fs, path: &Path) -> Result<String> {
+pub fn read_text(fs: &dyn Fs, path: &Path) -> Result<String> {
     let file = fs.open(path, OpenMode::Read)?;
     let stat = file.stat()?;
     if stat.kind == crate::sys::FileKind::Dir {
