@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod compaction;
 pub mod config;
+pub mod daemon;
 pub mod db;
 pub mod error;
 pub mod ltx;

@@ -22,6 +22,7 @@ mod location;
 pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;
+mod open;
 #[cfg(feature = "oss")]
 pub mod oss;
 mod reader;
@@ -58,6 +59,7 @@ pub use find::find_replicas;
 pub(crate) use hurry::hurried;
 pub use layout::Layout;
 pub(crate) use location::store_of;
+pub use open::client;
 pub use replica::{FileInfo, Replica};
 pub use stats::{Operation, Request, RequestStats};
 pub use stream::once;

@@ -18,7 +18,7 @@ mod run;
 mod salvage;
 mod survey;
 
-pub use follow::{Following, Milestone, follow};
+pub use follow::{ExclusiveConn, ExclusiveDb, Following, Milestone, follow};
 pub use output::{Overwrite, holds_no_database};
 pub use plan::{Target, plan};
 pub use progress::Progress;

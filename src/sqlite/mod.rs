@@ -8,10 +8,12 @@
 
 mod codes;
 mod conn;
+mod exclusive;
 mod integrity;
 mod waiting;
 mod wal_index;
 
 pub use conn::{CheckpointResult, Conn, Sqlite, SystemSqlite};
+pub use exclusive::Exclusive;
 pub use integrity::{Unchecked, integrity_check};
 pub use wal_index::WalIndex;

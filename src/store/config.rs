@@ -4,11 +4,8 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::compaction::{Levels, RetentionPolicy};
-use crate::config::{Config, DbSettings, ReplicaSettings};
 use crate::db::DbConfig;
-use crate::error::{Error, Result};
-use crate::replica::{self, Replica};
-use crate::sys::World;
+use crate::replica::Replica;
 
 /// Everything a store needs to know.
 #[derive(Debug)]
@@ -46,25 +43,6 @@ impl UpkeepConfig {
         let (least, most) = (Duration::from_secs(10), Duration::from_secs(150));
         self.retention.l0.map_or(most, |retention| (retention / 2).clamp(least, most))
     }
-
-    /// From validated settings.
-    ///
-    /// # Errors
-    /// More levels than there are.
-    pub fn from_settings(config: &Config) -> Result<Self> {
-        Ok(Self {
-            levels: Levels::new(config.levels.clone())?,
-            snapshot_interval: config.snapshot.interval,
-            retention: RetentionPolicy {
-                enabled: config.retention_enabled,
-                snapshots: config.snapshot.retention,
-                l0: config.l0_retention,
-            },
-            l0_check_interval: config.l0_retention_check_interval,
-            verify_compaction: config.verify_compaction,
-            validation_interval: config.validation_interval,
-        })
-    }
 }
 
 /// One database.
@@ -96,47 +74,4 @@ pub struct ShutdownPolicy {
     pub timeout: Duration,
     /// Pause between attempts.
     pub interval: Duration,
-}
-
-impl ShutdownPolicy {
-    /// From validated settings.
-    #[must_use]
-    pub fn from_settings(config: &Config) -> Self {
-        Self { timeout: config.shutdown.timeout, interval: config.shutdown.interval }
-    }
-}
-
-impl DatabaseConfig {
-    /// From validated settings.
-    ///
-    /// # Errors
-    /// A replica that cannot be built, a threshold of zero.
-    pub fn from_settings(settings: &DbSettings, world: &World) -> Result<Self> {
-        let pages = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        if settings.min_checkpoint_page_count == 0 {
-            return Err(Error::invalid("minimum checkpoint page count required"));
-        }
-        Ok(Self {
-            db: DbConfig {
-                busy_timeout: settings.busy_timeout,
-                checkpoint_interval: settings.checkpoint_interval,
-                min_checkpoint_pages: pages(settings.min_checkpoint_page_count),
-                truncate_pages: settings.truncate_page_n.map(pages),
-                max_sync_wal_bytes: settings.max_sync_wal_bytes,
-                ..DbConfig::new(settings.path.clone(), settings.meta_path.clone())
-            },
-            monitor_interval: settings.monitor_interval,
-            targets: vec![TargetConfig::from_settings(&settings.replica, world)?],
-        })
-    }
-}
-
-impl TargetConfig {
-    fn from_settings(settings: &ReplicaSettings, world: &World) -> Result<Self> {
-        Ok(Self {
-            replica: replica::build(settings, world)?,
-            sync_interval: settings.sync_interval,
-            max_files: settings.max_sync_ltx_files.and_then(NonZeroUsize::new),
-        })
-    }
 }

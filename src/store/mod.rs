@@ -18,7 +18,6 @@ mod ahead;
 mod config;
 mod database;
 mod health;
-pub mod heartbeat;
 mod keeper;
 mod lineage;
 mod metered;
@@ -34,7 +33,6 @@ mod targets;
 mod turns;
 mod unguarded;
 mod upkeep;
-mod watcher;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,7 +57,6 @@ use turns::Turns;
 pub use turns::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_DATABASE};
 pub use unguarded::unguarded;
 use upkeep::Upkeep;
-pub use watcher::DirWatcher;
 
 use crate::error::Result;
 use crate::sqlite::Sqlite;

@@ -29,12 +29,12 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::exclusive::{ExclusiveConn, ExclusiveDb};
 use super::journal;
 use super::schema::{Schema, cookie};
 use crate::error::{Error, ErrorKind, Result};
 use crate::restore::apply::Base;
 use crate::restore::pages::PageMap;
-use crate::sqlite::{Conn, Sqlite};
 use crate::sys::fs::with_suffix;
 use crate::sys::{File, FileId, OpenMode, World, fault_point, mutant, read_full_at};
 use crate::types::{PageSize, Pgno, Txid};
@@ -49,9 +49,9 @@ pub(super) const HEADER: usize = 100;
 pub(super) struct Live {
     // Dropped before `file`: closing that one drops all locks of this process on the database.
     /// Not there while the output is in WAL mode; opened when needed.
-    pub(super) conn: Option<Box<dyn Conn>>,
+    pub(super) conn: Option<Box<dyn ExclusiveConn>>,
     pub(super) file: Box<dyn File>,
-    pub(super) sqlite: Arc<dyn Sqlite>,
+    pub(super) sqlite: Arc<dyn ExclusiveDb>,
     pub(super) world: World,
     pub(super) path: PathBuf,
     pub(super) id: FileId,
@@ -68,7 +68,7 @@ impl Live {
     ///
     /// # Errors
     /// `Changed` if somebody has written to it; SQLite's and the file system's.
-    pub(super) fn open(world: &World, path: &Path, sqlite: Arc<dyn Sqlite>) -> Result<Self> {
+    pub(super) fn open(world: &World, path: &Path, sqlite: Arc<dyn ExclusiveDb>) -> Result<Self> {
         let file = world.fs.open(path, OpenMode::ReadWrite)?;
         let mut head = [0; HEADER];
         read_full_at(file.as_ref(), &mut head, 0).map_err(|e| e.context("read database header"))?;

@@ -19,9 +19,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::exclusive::ExclusiveConn;
 use super::live::{HEADER, Live, change_counter};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sqlite::Conn;
 use crate::sys::fs::with_suffix;
 use crate::sys::{mutant, read_full_at};
 
@@ -37,7 +37,7 @@ const LOG_HEADER: u64 = 32;
 /// What an attempt found.
 enum Found {
     /// In rollback-journal mode; the connection holds the lock.
-    Locked(Box<dyn Conn>),
+    Locked(Box<dyn ExclusiveConn>),
     /// In WAL mode. The lock is given back.
     WalMode,
 }
@@ -95,7 +95,7 @@ impl Live {
     /// doing the same just now.
     pub(super) fn roll_back(&mut self) -> Result<()> {
         let began = self.world.clock.elapsed();
-        let mut conn = self.sqlite.open(&self.path, LOCK_ATTEMPT)?;
+        let mut conn = self.sqlite.connect(&self.path, LOCK_ATTEMPT)?;
         loop {
             match conn.query("PRAGMA schema_version") {
                 Err(err) if err.kind() == ErrorKind::Busy => {
@@ -119,7 +119,7 @@ impl Live {
         // Dropped, and its transaction with it, on every way out but the good one.
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
-            None => self.sqlite.open(&self.path, LOCK_ATTEMPT)?,
+            None => self.sqlite.connect(&self.path, LOCK_ATTEMPT)?,
         };
         if let Err(err) = conn.execute("BEGIN EXCLUSIVE") {
             self.conn = Some(conn).filter(|_| err.kind() == ErrorKind::Busy);
@@ -148,7 +148,7 @@ impl Live {
     /// `Busy` while anybody has it open; `Changed` if others have written to it.
     pub(super) fn leave_wal_mode(&mut self) -> Result<()> {
         self.conn = None;
-        let mut conn = self.sqlite.open(&self.path, LOCK_ATTEMPT)?;
+        let mut conn = self.sqlite.connect(&self.path, LOCK_ATTEMPT)?;
         conn.execute("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE")?;
         self.refuse_writing(1)?;
         conn.execute("COMMIT")?;

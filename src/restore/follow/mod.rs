@@ -8,6 +8,7 @@
 //! 4. A follower that falls behind says so: files that no longer lead on are bridged by a snapshot,
 //!    and if there is none every round is an error (X2, X3).
 
+mod exclusive;
 mod journal;
 mod live;
 mod lock;
@@ -33,9 +34,9 @@ use super::run::{Check, Request, check_destination, run_plan};
 use super::survey::Plan;
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::{FileInfo, Replica, Stamps};
-use crate::sqlite::Sqlite;
 use crate::sys::{File, FileKind, OpenMode, OwnerMode, World, blocking, mutant, read_full_at, unique_temp_path};
 use crate::types::{Level, Timestamp, Txid, format_duration};
+pub use exclusive::{ExclusiveConn, ExclusiveDb};
 use live::Live;
 pub(super) use state::StateFiles;
 
@@ -73,7 +74,7 @@ pub async fn follow(
     replica: &Replica,
     following: &Following,
     check: Check,
-    sqlite: Arc<dyn Sqlite>,
+    sqlite: Arc<dyn ExclusiveDb>,
     stop: &CancellationToken,
     mut reached: impl FnMut(Milestone),
 ) -> Result<()> {

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use super::{DatabaseStatus, RunState, Store};
+use super::http_get::http_get;
 use crate::config::{DirSettings, HeartbeatSettings};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::http_get;
+use crate::store::{DatabaseStatus, Managed, RunState, Store};
 use crate::telemetry::duration;
 use crate::types::Timestamp;
 
@@ -120,7 +120,7 @@ pub async fn run(store: Store, mut heartbeats: watch::Receiver<Vec<Heartbeat>>, 
 
 async fn tick(store: &Store, beating: &mut [Beating]) {
     let clock = &store.world().clock;
-    let databases: Vec<DatabaseStatus> = store.databases().iter().map(super::Managed::status).collect();
+    let databases: Vec<DatabaseStatus> = store.databases().iter().map(Managed::status).collect();
     let (now, wall) = (clock.elapsed(), clock.now());
     let mut urls = Vec::new();
     for Beating { heartbeat, last_attempt } in beating {

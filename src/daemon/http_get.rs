@@ -19,7 +19,7 @@ const AGENT: &str = concat!("litestream/", env!("CARGO_PKG_VERSION"));
 ///
 /// # Errors
 /// `Invalid` for what is no URL; `Unavailable` if nobody answered in time.
-pub async fn http_get(url: &str, timeout: Duration) -> Result<u16> {
+pub(super) async fn http_get(url: &str, timeout: Duration) -> Result<u16> {
     let unavailable = |err: Box<dyn std::error::Error + Send + Sync>| {
         Error::new(ErrorKind::Unavailable, "get").caused_by(innermost(err.as_ref()))
     };

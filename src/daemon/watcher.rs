@@ -17,10 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
-use super::Store;
-use super::config::DatabaseConfig;
 use crate::config::{DirSettings, Environment, Surroundings, is_database};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::Store;
 use crate::sys::{FileKind, Fs, LogLimiter, World, blocking};
 
 /// From the first event of a burst to the survey.
@@ -203,7 +202,7 @@ impl DirWatcher {
         let (dir, around) =
             (self.directory.path.display(), Surroundings { env: &self.env, fs: self.world.fs.as_ref() });
         let settings = self.directory.database(path, around);
-        let config = match settings.and_then(|settings| DatabaseConfig::from_settings(&settings, &self.world)) {
+        let config = match settings.and_then(|settings| super::database(&settings, &self.world)) {
             Ok(config) => config,
             Err(err) => return self.failed("configure database", path, &err),
         };
