@@ -8,16 +8,13 @@ pub mod compaction;
 pub mod config;
 pub mod daemon;
 pub mod db;
-pub mod error;
-pub mod ltx;
 pub mod replica;
 pub mod restore;
 pub mod server;
 pub mod settings;
 pub mod sqlite;
 pub mod store;
-pub mod sys;
 pub mod telemetry;
-pub mod types;
 pub mod v3;
-pub mod wal;
+
+pub use litestream_core::{error, ltx, sys, types, wal};

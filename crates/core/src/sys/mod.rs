@@ -8,7 +8,8 @@ mod clock;
 mod descriptors;
 mod fault;
 mod file_lock;
-pub(crate) mod fs;
+#[doc(hidden)]
+pub mod fs;
 mod memory;
 mod news;
 mod os_fs;
@@ -23,12 +24,12 @@ use std::sync::Arc;
 pub use backoff::{Backoff, LogLimiter};
 pub use blocking::{Begun, Steps, begin, blocking, run_steps_by, wait};
 pub use clock::{BootId, Clock, ManualClock, SystemClock};
-pub use descriptors::allow_many_descriptors;
-pub(crate) use descriptors::{descriptor_limit, restore_descriptor_limit};
+pub use descriptors::{allow_many_descriptors, descriptor_limit, restore_descriptor_limit};
 #[cfg(debug_assertions)]
 pub use fault::choose_mutant;
 pub use fault::{FaultPoint, fault_point};
-pub(crate) use fault::{UNCHECKED, mutant};
+#[doc(hidden)]
+pub use fault::{UNCHECKED, mutant};
 pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, Modes, OpenMode, OwnerMode};
 pub use memory::give_memory_back;
 pub use news::{Follower, News};

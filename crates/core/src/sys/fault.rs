@@ -25,13 +25,13 @@ pub fn fault_point(name: &'static str) -> Result<()> {
 }
 
 /// Whether stored checksums are only read: a fuzzer cannot guess them, and what is behind them is to be tried too.
-pub(crate) const UNCHECKED: bool = cfg!(fuzzing);
+pub const UNCHECKED: bool = cfg!(fuzzing);
 
 /// Whether the program is to have the defect `name`: tests of the tests. Always false in release builds, so
 /// that nothing is left of it there. Elsewhere [`choose_mutant`] chooses one, or `MUTANT` in the environment.
 #[inline]
 #[must_use]
-pub(crate) fn mutant(name: &'static str) -> bool {
+pub fn mutant(name: &'static str) -> bool {
     #[cfg(debug_assertions)]
     return mutants::is_chosen(name);
     #[cfg(not(debug_assertions))]

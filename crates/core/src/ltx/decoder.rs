@@ -56,7 +56,7 @@ enum Stage {
 /// of the file. It is what was verified so far and nothing of the pages, so it must be kept as safely as
 /// they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Midway {
+pub struct Midway {
     /// The header, in hexadecimal digits.
     header: String,
     /// Bytes read.
@@ -73,7 +73,8 @@ pub(crate) struct Midway {
 
 impl Midway {
     /// Bytes of the file that were read: where its rest begins.
-    pub(crate) fn offset(&self) -> u64 {
+    #[must_use]
+    pub fn offset(&self) -> u64 {
         self.offset
     }
 }
@@ -83,7 +84,7 @@ impl<R: Read> Decoder<R> {
     ///
     /// # Errors
     /// `Corrupt` for what no decoder has said.
-    pub(crate) fn resume(rest: R, from: &Midway) -> Result<Self> {
+    pub fn resume(rest: R, from: &Midway) -> Result<Self> {
         let header = Header::from_hex(&from.header)?;
         Ok(Self {
             source: Source::at_offset(rest, from.offset),
@@ -100,7 +101,7 @@ impl<R: Read> Decoder<R> {
     }
 
     /// Where it stands; `None` once the last page was read, or after an error.
-    pub(crate) fn midway(&mut self) -> Option<Midway> {
+    pub fn midway(&mut self) -> Option<Midway> {
         (self.stage == Stage::Pages).then(|| Midway {
             header: self.header.to_hex(),
             offset: self.source.offset(),

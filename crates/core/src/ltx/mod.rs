@@ -27,8 +27,7 @@ mod source;
 mod testing;
 
 pub use checksum::{crc64, page_checksum};
-pub(crate) use decoder::Midway;
-pub use decoder::{Decoder, Summary, verify};
+pub use decoder::{Decoder, Midway, Summary, verify};
 pub use encoder::Encoder;
 pub use header::{Header, Trailer, WalPos};
 pub use index::{PageIndex, PageRef, is_full_image, read_page};

@@ -14,5 +14,4 @@ pub use checksum::WalChecksum;
 pub use frame::FrameHeader;
 pub use header::{Salts, WalHeader};
 pub use page_map::{PageMap, Segment};
-pub use reader::{FrameReader, Step, Stop};
-pub(crate) use reader::{read_frame_header, read_slot};
+pub use reader::{FrameReader, Step, Stop, read_frame_header, read_slot};

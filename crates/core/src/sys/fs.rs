@@ -266,7 +266,7 @@ pub trait Fs: fmt::Debug + Send + Sync + 'static {
 
 /// `path` with `suffix` appended to its file name: `app.db` + `-wal`.
 #[must_use]
-pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

@@ -166,7 +166,7 @@ impl<'a> FrameReader<'a> {
 ///
 /// # Errors
 /// I/O errors.
-pub(crate) fn read_frame_header(file: &dyn File, offset: u64) -> Result<Option<FrameHeader>> {
+pub fn read_frame_header(file: &dyn File, offset: u64) -> Result<Option<FrameHeader>> {
     let mut head = [0; FrameHeader::SIZE];
     Ok(read_whole(file, &mut head, offset)?.then(|| FrameHeader::decode(&head)))
 }
@@ -181,7 +181,7 @@ fn read_whole(file: &dyn File, out: &mut [u8], offset: u64) -> Result<bool> {
 ///
 /// # Errors
 /// I/O errors.
-pub(crate) fn read_slot(
+pub fn read_slot(
     file: &dyn File,
     page_size: PageSize,
     offset: u64,

@@ -19,13 +19,14 @@ pub fn allow_many_descriptors() {
 }
 
 /// How many may be open now; `None`: any number.
-pub(crate) fn descriptor_limit() -> Option<u64> {
+#[must_use]
+pub fn descriptor_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
 /// Puts the limit back for a program that is about to be run in place of a fork of this one, which may be one of
 /// those that cannot deal with more. Makes one system call at most, so that it may be called after `fork`.
-pub(crate) fn restore_descriptor_limit() {
+pub fn restore_descriptor_limit() {
     if let Some(before) = BEFORE.get() {
         let _ = setrlimit(Resource::Nofile, *before);
     }

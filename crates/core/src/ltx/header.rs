@@ -101,7 +101,8 @@ impl Header {
     }
 
     /// [`Header::encode`] in hexadecimal digits.
-    pub(crate) fn to_hex(self) -> String {
+    #[must_use]
+    pub fn to_hex(self) -> String {
         self.encode().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -109,7 +110,7 @@ impl Header {
     ///
     /// # Errors
     /// `Corrupt`, as [`Header::decode`], and for anything but digits of a whole header.
-    pub(crate) fn from_hex(digits: &str) -> Result<Self> {
+    pub fn from_hex(digits: &str) -> Result<Self> {
         let bad = || Error::corrupt("not a header in hexadecimal digits");
         let mut bytes = [0; Self::SIZE];
         if digits.len() != 2 * bytes.len() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
