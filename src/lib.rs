@@ -11,10 +11,10 @@ pub mod db;
 pub mod replica;
 pub mod restore;
 pub mod server;
-pub mod settings;
 pub mod sqlite;
 pub mod store;
 pub mod telemetry;
 pub mod v3;
 
 pub use litestream_core::{error, ltx, sys, types, wal};
+pub use litestream_storage::settings;

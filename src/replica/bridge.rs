@@ -8,7 +8,7 @@ use futures::stream::StreamExt;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::client::ByteStream;
+use super::ByteStream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::wait;
 

@@ -1,7 +1,7 @@
 //! Settings → replica.
 
+use super::client;
 use super::layout::Layout;
-use super::open;
 use super::replica::Replica;
 use crate::error::Result;
 use crate::settings::{ReplicaKind, ReplicaSettings};
@@ -12,7 +12,7 @@ use crate::sys::World;
 /// # Errors
 /// A backend that is not part of this build.
 pub fn build(settings: &ReplicaSettings, world: &World) -> Result<Replica> {
-    Ok(Replica::new(open::client(&settings.kind, world)?, layout(&settings.kind)))
+    Ok(Replica::new(client(&settings.kind, world)?, layout(&settings.kind)))
 }
 
 /// How the reference names levels there.

@@ -2,7 +2,7 @@
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::client::{Key, ReplicaClient};
+use super::{Key, ReplicaClient};
 use crate::error::{Error, Result};
 
 /// Directories listed at once.

@@ -1,6 +1,6 @@
 //! Where an LTX file lies in a replica (`spec: backends` §2).
 
-use super::client::Key;
+use super::Key;
 use crate::error::Result;
 use crate::ltx;
 use crate::types::{Level, TxidRange};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::client::{ByteStream, Key, ReplicaClient};
+use super::{ByteStream, Key, ReplicaClient};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Waits before the reopens. Their number is the bound over the reader's whole life: progress does
@@ -126,10 +126,10 @@ fn is_final(err: &Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::client::PutOptions;
+    use super::super::PutOptions;
     use super::super::faulty::{Fault, Faulty, Op};
     use super::super::memory::MemoryClient;
-    use super::super::stream::once;
+    use super::super::once;
     use super::*;
     use crate::types::Timestamp;
 

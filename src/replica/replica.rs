@@ -9,9 +9,8 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, try_join_all};
 use futures::stream::TryStreamExt;
 
-use super::client::{ByteStream, Key, PutOptions, ReplicaClient, Stamps};
 use super::layout::Layout;
-use super::{reader, stream};
+use super::{ByteStream, Key, PutOptions, ReplicaClient, Stamps, of_file, read_chunk, reader};
 use crate::error::{Error, Result};
 use crate::ltx;
 use crate::sys::{File, Modes, OpenMode, World, blocking, mutant, read_full_at};
@@ -215,7 +214,7 @@ impl Replica {
         let (file, header, first, size) = blocking(move || {
             let file: Arc<dyn File> = world.fs.open(&path, OpenMode::Read)?.into();
             let size = file.stat()?.len;
-            let first = stream::read_chunk(file.as_ref(), &(0..size))?;
+            let first = read_chunk(file.as_ref(), &(0..size))?;
             let mut head = [0; ltx::Header::SIZE];
             match first.get(..ltx::Header::SIZE) {
                 Some(bytes) => head.copy_from_slice(bytes),
@@ -236,7 +235,7 @@ impl Replica {
             Ok((file, header, first, size))
         })
         .await?;
-        let body = stream::of_file(file, 0..size, first);
+        let body = of_file(file, 0..size, first);
         let opts = PutOptions {
             stamp: header.timestamp,
             size: Some(size),

@@ -30,6 +30,7 @@ impl PageOrder {
     }
 
     /// The last page accepted.
+    #[inline]
     pub(super) fn last(&self) -> Option<Pgno> {
         self.last
     }
@@ -38,6 +39,7 @@ impl PageOrder {
     ///
     /// # Errors
     /// `Corrupt` when it may not; the state is unchanged then.
+    #[inline]
     pub(super) fn accept(&mut self, pgno: Pgno) -> Result<()> {
         if pgno.get() > self.commit {
             let commit = self.commit;

@@ -33,6 +33,7 @@ pub(super) enum Encoding {
 }
 
 /// The page header of a block.
+#[inline]
 pub(super) fn block_header(pgno: Pgno) -> [u8; HEADER_SIZE] {
     let [a, b, c, d] = pgno.get().to_be_bytes();
     let [e, f] = FLAG_BLOCK.to_be_bytes();
@@ -40,6 +41,7 @@ pub(super) fn block_header(pgno: Pgno) -> [u8; HEADER_SIZE] {
 }
 
 /// Reads a page header; `None` at the end of the page block.
+#[inline]
 pub(super) fn parse_header(bytes: [u8; HEADER_SIZE]) -> Result<Option<(Pgno, Encoding)>> {
     let [a, b, c, d, e, f] = bytes;
     let flags = u16::from_be_bytes([e, f]);
@@ -85,6 +87,7 @@ pub(super) fn read_frame<R: Read>(source: &mut Source<R>, out: &mut [u8]) -> Res
 }
 
 /// Expands one LZ4 block; the number of bytes put into `out`, or `None` for anything undecodable.
+#[inline]
 fn expand(block: &[u8], out: &mut [u8]) -> Option<usize> {
     lz4_flex::block::decompress_into(block, out).ok()
 }

@@ -12,6 +12,7 @@ pub struct WalChecksum {
 impl WalChecksum {
     /// Continues the chain over `data`, whose length must be a multiple of 8; a rest is ignored.
     #[must_use]
+    #[inline]
     pub fn update(self, big_endian: bool, data: &[u8]) -> Self {
         let (mut s0, mut s1) = (self.s0, self.s1);
         let (pairs, _) = data.as_chunks::<8>();
@@ -44,6 +45,7 @@ impl WalChecksum {
 
     /// From the stored form: two big-endian words, whatever order the sums were made in.
     #[must_use]
+    #[inline]
     pub fn decode(bytes: [u8; 8]) -> Self {
         let [a, b, c, d, e, f, g, h] = bytes;
         Self { s0: u32::from_be_bytes([a, b, c, d]), s1: u32::from_be_bytes([e, f, g, h]) }

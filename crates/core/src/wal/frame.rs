@@ -24,6 +24,7 @@ impl FrameHeader {
 
     /// Splits the bytes.
     #[must_use]
+    #[inline]
     pub fn decode(bytes: &[u8; 24]) -> Self {
         let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         Self {

@@ -1,7 +1,8 @@
 //! What replicas have in common.
 
 /// The store that a replica's location is in: the server with its bucket, or the directory beside the replica.
-pub(crate) fn store_of(location: &str) -> String {
+#[must_use]
+pub fn store_of(location: &str) -> String {
     let Some((scheme, rest)) = location.split_once("://").filter(|(scheme, _)| *scheme != "file") else {
         return location.rsplit_once('/').map_or(location, |(above, _)| above).to_owned();
     };

@@ -9,7 +9,7 @@ tokio::task_local! {
 }
 
 /// Runs `work` so that each of its requests is tried once only, and given up once the store was silent for `patience`.
-pub(crate) async fn hurried<T>(patience: Duration, work: impl Future<Output = T>) -> T {
+pub async fn hurried<T>(patience: Duration, work: impl Future<Output = T>) -> T {
     PATIENCE.scope(patience, work).await
 }
 

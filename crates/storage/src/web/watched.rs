@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 
-use crate::replica::requests::Pulse;
+use crate::requests::Pulse;
 
 /// Bytes that are handed over at a time: a connection takes the next piece when it has room for it.
 const PIECE: usize = 64 * 1024;

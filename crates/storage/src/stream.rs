@@ -27,7 +27,7 @@ pub fn once(bytes: impl Into<Bytes>) -> ByteStream {
 }
 
 /// Reads at most [`CHUNK`] bytes of what is left of `range`. Blocks.
-pub(crate) fn read_chunk(file: &dyn File, range: &Range<u64>) -> Result<Bytes> {
+pub fn read_chunk(file: &dyn File, range: &Range<u64>) -> Result<Bytes> {
     let left = range.end.saturating_sub(range.start);
     let mut buf = vec![0; usize::try_from(left).map_or(CHUNK, |n| n.min(CHUNK))];
     read_full_at(file, &mut buf, range.start)?;
@@ -36,7 +36,7 @@ pub(crate) fn read_chunk(file: &dyn File, range: &Range<u64>) -> Result<Bytes> {
 
 /// The bytes `range` of an open file, reading one chunk ahead of the consumer. `first` is what was
 /// already read from the start of the range.
-pub(crate) fn of_file(file: Arc<dyn File>, mut range: Range<u64>, first: Bytes) -> ByteStream {
+pub fn of_file(file: Arc<dyn File>, mut range: Range<u64>, first: Bytes) -> ByteStream {
     range.start += first.len() as u64;
     let state = ReadAhead { file, range, ready: (!first.is_empty()).then_some(first), next: None };
     stream::try_unfold(state, ReadAhead::step).boxed()

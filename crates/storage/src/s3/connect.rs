@@ -22,7 +22,7 @@ use super::failure::{Asked, failure};
 use super::http::{self, Trust};
 use super::vendor::Habits;
 use crate::error::Result;
-use crate::replica::requests::{Call, Operation, Requests};
+use crate::requests::{Call, Operation, Requests};
 use crate::settings::{AwsKeys, S3Settings};
 use crate::sys::World;
 

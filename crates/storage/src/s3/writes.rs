@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::*;
-use crate::replica::once;
+use crate::once;
 use crate::settings::{Environment, ReplicaKeys, ReplicaKind, Secret, Surroundings};
 
 type Answer = (u16, &'static str, String);

@@ -366,9 +366,7 @@ pub(super) mod testing {
     use super::*;
 
     /// A server that answers what the test says, by packet type.
-    pub(in crate::replica::sftp) async fn server(
-        answer: impl Fn(u8, u32) -> Option<Vec<u8>> + Send + 'static,
-    ) -> Arc<Session> {
+    pub(in crate::sftp) async fn server(answer: impl Fn(u8, u32) -> Option<Vec<u8>> + Send + 'static) -> Arc<Session> {
         let (ours, mut theirs) = tokio::io::duplex(1 << 16);
         tokio::spawn(async move {
             read_packet(&mut theirs).await.unwrap();
@@ -383,7 +381,7 @@ pub(super) mod testing {
         Arc::new(Session::start(ours, Box::new(())).await.unwrap())
     }
 
-    pub(in crate::replica::sftp) fn status(id: u32, code: u8) -> Vec<u8> {
+    pub(in crate::sftp) fn status(id: u32, code: u8) -> Vec<u8> {
         [&[101][..], &id.to_be_bytes(), &[0, 0, 0, code, 0, 0, 0, 2, b'n', b'o', 0, 0, 0, 0]].concat()
     }
 }
