@@ -4,17 +4,14 @@
 //! `docs/architecture.md` shows the house: who may import whom, and the guarantees by number.
 
 pub mod cli;
-pub mod compaction;
 pub mod config;
 pub mod daemon;
 pub mod db;
-pub mod replica;
-pub mod restore;
 pub mod server;
 pub mod sqlite;
 pub mod store;
 pub mod telemetry;
-pub mod v3;
 
 pub use litestream_core::{error, ltx, sys, types, wal};
+pub use litestream_replica::{compaction, replica, restore, v3};
 pub use litestream_storage::settings;

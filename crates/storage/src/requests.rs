@@ -228,6 +228,7 @@ impl Requests {
     }
 
     /// Runs one attempt: for what cannot be tried twice. Counted and bounded like any other.
+    #[cfg(any(feature = "nats", feature = "sftp", feature = "webdav"))]
     pub(crate) async fn once<T>(
         &self,
         call: Call<'_>,

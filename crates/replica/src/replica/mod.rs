@@ -14,6 +14,7 @@ pub(crate) use bridge::{FedReader, bridge};
 pub use build::build;
 pub use find::find_replicas;
 pub use layout::Layout;
+// So that who works with a replica needs one import.
 #[doc(no_inline)]
 pub use litestream_storage::*;
 pub use replica::{FileInfo, Replica};
