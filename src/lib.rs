@@ -6,12 +6,10 @@
 pub mod cli;
 pub mod config;
 pub mod daemon;
-pub mod db;
 pub mod server;
-pub mod sqlite;
-pub mod store;
 pub mod telemetry;
 
 pub use litestream_core::{error, ltx, sys, types, wal};
+pub use litestream_engine::{db, sqlite, store};
 pub use litestream_replica::{compaction, replica, restore, v3};
 pub use litestream_storage::settings;
