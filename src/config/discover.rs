@@ -1,5 +1,5 @@
 //! Directories of databases: which files they hold, and what each gets from its entry
-//! (`spec: config` §7.4). Scanning happens at start; watching for changes is the store's.
+//! (`spec: config` §7.4). Scanning happens at start; watching for changes is the daemon's.
 
 use std::path::{Path, PathBuf};
 

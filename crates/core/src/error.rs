@@ -1,4 +1,4 @@
-//! The error of this crate: a small [`ErrorKind`] for callers to branch on, and
+//! The error of all our crates: a small [`ErrorKind`] for callers to branch on, and
 //! operation, target, cause and hint for the person who reads it.
 
 use std::fmt;
