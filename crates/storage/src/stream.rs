@@ -26,7 +26,7 @@ pub fn once(bytes: impl Into<Bytes>) -> ByteStream {
     stream::once(async move { Ok(bytes) }).boxed()
 }
 
-/// Reads at most [`CHUNK`] bytes of what is left of `range`. Blocks.
+/// Reads at most 512 KiB of what is left of `range`. Blocks.
 pub fn read_chunk(file: &dyn File, range: &Range<u64>) -> Result<Bytes> {
     let left = range.end.saturating_sub(range.start);
     let mut buf = vec![0; usize::try_from(left).map_or(CHUNK, |n| n.min(CHUNK))];

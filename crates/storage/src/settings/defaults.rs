@@ -5,16 +5,16 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 /// Time between uploads.
-pub const SYNC_INTERVAL: SignedDuration = SignedDuration::from_secs(1);
+pub(super) const SYNC_INTERVAL: SignedDuration = SignedDuration::from_secs(1);
 /// Level-0 uploads per background pass.
-pub const MAX_SYNC_LTX_FILES: i64 = 256;
+pub(super) const MAX_SYNC_LTX_FILES: i64 = 256;
 
 /// The NATS server where none is named.
-pub const NATS_URL: &str = "nats://127.0.0.1:4222";
+pub(super) const NATS_URL: &str = "nats://127.0.0.1:4222";
 /// Pause between connection attempts to NATS.
-pub const NATS_RECONNECT_WAIT: SignedDuration = SignedDuration::from_secs(2);
+pub(super) const NATS_RECONNECT_WAIT: SignedDuration = SignedDuration::from_secs(2);
 /// How long connecting to NATS may take.
-pub const NATS_TIMEOUT: SignedDuration = SignedDuration::from_secs(10);
+pub(super) const NATS_TIMEOUT: SignedDuration = SignedDuration::from_secs(10);
 
 /// `d` without its sign, for settings that validation has found positive.
 #[must_use]

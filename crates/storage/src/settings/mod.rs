@@ -4,7 +4,7 @@
 //! [`ReplicaKeys`] are the keys as written, a URL among them; with the [`Surroundings`] (the only place that reads
 //! the environment) they become [`ReplicaSettings`].
 
-pub mod defaults;
+mod defaults;
 mod env;
 mod keys;
 mod objects;

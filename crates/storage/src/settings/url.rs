@@ -13,8 +13,7 @@ pub fn is_replica_url(text: &str) -> bool {
 }
 
 /// The scheme of a replica URL in lower case, with spellings of one backend made one.
-#[must_use]
-pub fn backend_of(url: &str) -> Option<String> {
+pub(super) fn backend_of(url: &str) -> Option<String> {
     if !is_replica_url(url) {
         return None;
     }
@@ -23,20 +22,20 @@ pub fn backend_of(url: &str) -> Option<String> {
 }
 
 /// A URL, taken apart and checked.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Url {
     /// In lower case.
-    pub scheme: String,
+    pub(super) scheme: String,
     /// User, decoded.
     pub user: String,
     /// Password, decoded. Never printed.
-    pub password: String,
+    pub(super) password: String,
     /// With the port, decoded. Empty for `scheme:opaque`.
-    pub host: String,
+    pub(super) host: String,
     /// As written.
     raw_path: String,
     /// Decoded.
-    pub path: String,
+    pub(super) path: String,
     /// As written, without the question mark.
     raw_query: Option<String>,
     fragment: Option<String>,
@@ -44,6 +43,14 @@ pub struct Url {
     opaque: String,
     /// What stood before the path, as written, for putting the URL together again.
     prefix: String,
+}
+
+/// User, password and query stay out of it.
+impl std::fmt::Debug for Url {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (scheme, host, path) = (&self.scheme, &self.host, &self.path);
+        f.debug_struct("Url").field("scheme", scheme).field("host", host).field("path", path).finish_non_exhaustive()
+    }
 }
 
 impl Url {
@@ -110,8 +117,7 @@ impl Url {
 
     /// The path, cleaned, without its leading slash. **An empty path is `.`**, a lone slash is empty:
     /// that is where objects of existing replicas are.
-    #[must_use]
-    pub fn object_path(&self) -> String {
+    pub(super) fn object_path(&self) -> String {
         let clean = clean_slashes(&self.path);
         clean.strip_prefix('/').unwrap_or(&clean).to_owned()
     }
@@ -144,8 +150,7 @@ impl Url {
     /// The directory a `file:` URL names. It is re-encoded, not decoded: a blank becomes `%20` in the
     /// directory name. A host is the first directory; the query is dropped, the fragment kept. What
     /// follows `file:` without a slash is taken as it is, and relative to the working directory.
-    #[must_use]
-    pub fn file_path(&self) -> String {
+    pub(super) fn file_path(&self) -> String {
         let mut path = self.opaque.clone();
         if !self.host.is_empty() {
             path.push('/');
@@ -181,8 +186,7 @@ impl Url {
 }
 
 /// A URL for messages: `scheme://user:***@host/path`, and values of query parameters that are keys hidden.
-#[must_use]
-pub fn without_password(url: &str) -> String {
+pub(super) fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(authority);
