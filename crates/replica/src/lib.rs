@@ -56,6 +56,8 @@
 //! # }
 //! ```
 
+#![cfg_attr(not(test), forbid(unsafe_code))]
+
 pub mod compaction;
 pub mod replica;
 pub mod restore;

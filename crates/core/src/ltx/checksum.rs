@@ -12,30 +12,25 @@ use crate::types::{Checksum, Pgno};
 pub(super) struct Crc(Digest);
 
 impl Crc {
-    #[inline]
     pub(super) fn new() -> Self {
         Self(Digest::new(CrcAlgorithm::Crc64GoIso))
     }
 
-    #[inline]
     pub(super) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
     /// One that goes on from [`Crc::state`].
-    #[inline]
     pub(super) fn from_state(state: u64) -> Self {
         Self(Digest::new_with_init_state(CrcAlgorithm::Crc64GoIso, state))
     }
 
     /// All that it knows of the bytes so far.
-    #[inline]
     pub(super) fn state(&self) -> u64 {
         self.0.get_state()
     }
 
     /// The value so far, in its stored form.
-    #[inline]
     pub(super) fn checksum(&self) -> Checksum {
         Checksum::of_crc(self.0.finalize())
     }
@@ -45,7 +40,6 @@ impl Crc {
 ///
 /// XOR-ing these over all pages with [`Checksum::roll`] gives the rolling database checksum.
 #[must_use]
-#[inline]
 pub fn page_checksum(pgno: Pgno, data: &[u8]) -> Checksum {
     let mut crc = Crc::new();
     crc.update(&pgno.get().to_be_bytes());
