@@ -7,6 +7,7 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
+COPY crates crates
 COPY src src
 COPY etc etc
 # Linked statically against glibc: SQLite needs nothing of it at run time that is not in the archive.

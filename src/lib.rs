@@ -4,18 +4,12 @@
 //! `docs/architecture.md` shows the house: who may import whom, and the guarantees by number.
 
 pub mod cli;
-pub mod compaction;
 pub mod config;
-pub mod db;
-pub mod error;
-pub mod ltx;
-pub mod replica;
-pub mod restore;
+pub mod daemon;
 pub mod server;
-pub mod sqlite;
-pub mod store;
-pub mod sys;
 pub mod telemetry;
-pub mod types;
-pub mod v3;
-pub mod wal;
+
+pub use litestream_core::{error, ltx, sys, types, wal};
+pub use litestream_engine::{db, sqlite, store};
+pub use litestream_replica::{compaction, replica, restore, v3};
+pub use litestream_storage::settings;

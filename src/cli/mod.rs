@@ -239,7 +239,7 @@ fn dispatch(app: &mut App, args: &[String]) -> Result<u8, Failure> {
     let Some((spec, run)) = COMMANDS.iter().chain(&hidden).find(|(spec, _)| spec.name == name) else {
         return Err(Failure::new(format!("litestream {word}: unknown command")));
     };
-    let usage = || usage::command(spec, app.surroundings().default_config_path());
+    let usage = || usage::command(spec, crate::config::default_path(&app.surroundings()));
     match flags::parse(spec, rest) {
         Parsed::Matched(matches) => run(app, &matches).map(|()| 0),
         Parsed::Help => output::print(&usage()).map(|()| help_code),

@@ -1,6 +1,4 @@
-//! Every built-in default, once (`spec: config` §5).
-
-use std::time::Duration;
+//! Every built-in default but those of replicas (`settings::defaults`), once (`spec: config` §5).
 
 use jiff::SignedDuration;
 
@@ -44,20 +42,3 @@ pub const MIN_CHECKPOINT_PAGE_COUNT: i64 = 1000;
 pub const TRUNCATE_PAGE_N: i64 = 121_359;
 /// WAL bytes taken per sync pass.
 pub const MAX_SYNC_WAL_BYTES: i64 = 64 << 20;
-
-/// Time between uploads.
-pub const SYNC_INTERVAL: SignedDuration = SignedDuration::from_secs(1);
-/// Level-0 uploads per background pass.
-pub const MAX_SYNC_LTX_FILES: i64 = 256;
-
-/// The NATS server where none is named.
-pub const NATS_URL: &str = "nats://127.0.0.1:4222";
-/// Pause between connection attempts to NATS.
-pub const NATS_RECONNECT_WAIT: SignedDuration = SignedDuration::from_secs(2);
-/// How long connecting to NATS may take.
-pub const NATS_TIMEOUT: SignedDuration = SignedDuration::from_secs(10);
-
-/// `d` without its sign, for settings that validation has found positive.
-pub(super) fn unsigned(d: SignedDuration) -> Duration {
-    Duration::try_from(d).unwrap_or(Duration::ZERO)
-}

@@ -1,15 +1,15 @@
 //! Directories of databases: which files they hold, and what each gets from its entry
-//! (`spec: config` §7.4). Scanning happens at start; watching for changes is the store's.
+//! (`spec: config` §7.4). Scanning happens at start; watching for changes is the daemon's.
 
 use std::path::{Path, PathBuf};
 
-use super::path::clean;
+use super::Surroundings;
 use super::pattern;
-use super::raw::{RawDb, RawReplica};
+use super::raw::RawDb;
 use super::settings::{DbSettings, build_database, default_meta_path};
-use super::url::{self, Url};
-use super::{Surroundings, replica};
 use crate::error::{Error, ErrorKind, Result};
+use crate::settings::url::{self, Url};
+use crate::settings::{ReplicaKeys, clean};
 use crate::sys::{FileKind, Fs, OpenMode, read_full_at};
 
 /// The first bytes of every database that is not empty.
@@ -148,15 +148,15 @@ impl DirSettings {
 }
 
 /// Gives a file of a directory its own place in the replica.
-fn append(replica: &mut RawReplica, relative: &str) -> Result<()> {
-    if replica::type_of(replica) == "nats" {
+fn append(replica: &mut ReplicaKeys, relative: &str) -> Result<()> {
+    if replica.backend() == "nats" {
         return Err(Error::invalid(
             "a directory of databases cannot be replicated to nats: a bucket holds one database",
         ));
     }
     if replica.url.is_empty() {
         // An absent path stays an error where a path is needed.
-        if !replica.path.is_empty() || !matches!(replica::type_of(replica).as_str(), "file") {
+        if !replica.path.is_empty() || !matches!(replica.backend().as_str(), "file") {
             replica.path = join(&replica.path, relative);
         }
         return Ok(());

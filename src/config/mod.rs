@@ -1,5 +1,5 @@
-//! What the user asked for, as plain data: the configuration file, replica URLs, and the environment
-//! (which only this module reads). Nothing here touches a database or a replica.
+//! What the user asked for, as plain data: the configuration file. Nothing here touches a database or a replica;
+//! what a replica's keys mean is said by `settings`.
 //!
 //! Work happens in the order of `spec: config` §1.1: text → environment expansion → YAML tree
 //! (`yaml`) → sections as written (`raw`, by the rules of `decode`) → validated [`Config`]
@@ -8,67 +8,42 @@
 mod decode;
 pub mod defaults;
 mod discover;
-mod env;
 mod finding;
-mod path;
 mod pattern;
 mod raw;
-mod replica;
 mod review;
 mod settings;
 mod units;
-mod url;
 mod validate;
 mod yaml;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-pub use discover::{DirSettings, is_database};
-pub use env::Environment;
-pub use finding::{Finding, Severity};
-pub use path::clean;
-pub use raw::{ByteSize, Secret};
-pub use replica::{
-    AbsAuth, AbsSettings, AwsKeys, AzureLogin, ClientCertificate, CustomerKey, Encryption, FileSettings, GsSettings,
-    HostKey, NatsAuth, NatsSettings, OssSettings, PathStyle, ReplicaKind, ReplicaSettings, S3Settings, SftpSettings,
-    SseSettings, WebdavSettings, replica_from_url,
+pub use crate::settings::{
+    AbsAuth, AbsSettings, AwsKeys, AzureLogin, ByteSize, ClientCertificate, CustomerKey, Encryption, Environment,
+    FileSettings, GsSettings, HostKey, NatsAuth, NatsSettings, OssSettings, PathStyle, ReplicaKind, ReplicaSettings,
+    S3Settings, Secret, SftpSettings, SseSettings, Surroundings, WebdavSettings, clean, is_replica_url,
+    replica_from_url,
 };
+pub use discover::{DirSettings, is_database};
+pub use finding::{Finding, Severity};
 pub use settings::{
     Built, Config, DbEntry, DbSettings, HeartbeatSettings, LogFormat, LoggingSettings, McpSettings, ShutdownSettings,
     SnapshotSettings, SocketSettings, check_meta_paths, database_from_url, default_meta_path,
 };
-pub use url::is_replica_url;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::settings::{ReplicaKeys, read_text};
 use crate::sys::Fs;
 use decode::{Decode, Decoder, Oddity};
-use raw::{RawConfig, RawDb, RawReplica, SnapshotOnly};
+use raw::{RawConfig, RawDb, SnapshotOnly};
 use validate::Faults;
 
-/// What paths and variables in a configuration are resolved against.
-#[derive(Debug, Clone, Copy)]
-pub struct Surroundings<'a> {
-    /// Variables, user, working directory.
-    pub env: &'a Environment,
-    /// For the user database and the file itself.
-    pub fs: &'a dyn Fs,
-}
-
-impl Surroundings<'_> {
-    /// Makes a path as users write them absolute (`spec: config` §4).
-    ///
-    /// # Errors
-    /// A home directory is asked for and there is none.
-    pub fn expand(&self, path: &str) -> Result<PathBuf> {
-        path::expand_path(path, self.env, self.fs)
-    }
-
-    /// The file to load when `-config` says nothing, as shown in help texts.
-    #[must_use]
-    pub fn default_config_path(&self) -> &str {
-        self.env.get_nonempty("LITESTREAM_CONFIG").unwrap_or(defaults::CONFIG_PATH)
-    }
+/// The file to load when `-config` says nothing, as shown in help texts.
+#[must_use]
+pub fn default_path<'a>(around: &Surroundings<'a>) -> &'a str {
+    around.env.get_nonempty("LITESTREAM_CONFIG").unwrap_or(defaults::CONFIG_PATH)
 }
 
 /// Whether `$NAME` in the file is replaced.
@@ -102,7 +77,7 @@ struct Source {
 
 impl Source {
     fn read(flag: &str, expand: ExpandEnv, around: Surroundings<'_>) -> Result<Self> {
-        let wanted = if flag.is_empty() { around.default_config_path() } else { flag };
+        let wanted = if flag.is_empty() { default_path(&around) } else { flag };
         let path = around.expand(wanted)?;
         let text = read(&path, around.fs)?;
         Ok(match expand {
@@ -115,7 +90,7 @@ impl Source {
 }
 
 fn read(path: &Path, fs: &dyn Fs) -> Result<String> {
-    path::read_text(fs, path).map_err(|err| match err.kind() {
+    read_text(fs, path).map_err(|err| match err.kind() {
         ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("config file not found: {}", path.display())),
         _ => err,
     })
@@ -239,7 +214,7 @@ fn yaml_errors(message: &str) -> Vec<Finding> {
 /// # Errors
 /// The path cannot be expanded.
 pub fn ad_hoc(path: &str, urls: &[String], around: Surroundings<'_>) -> Result<Config> {
-    let replica = |url: &String| Some(RawReplica { url: url.clone(), ..RawReplica::default() });
+    let replica = |url: &String| Some(ReplicaKeys { url: url.clone(), ..ReplicaKeys::default() });
     let mut raw = RawConfig::default();
     raw.dbs.push(Some(RawDb {
         path: path.to_owned(),

@@ -7,10 +7,11 @@ use super::decode::{Decode, Decoder, Section, decode_section};
 use super::defaults;
 use super::units::parse_byte_size;
 use super::yaml::Node;
+use crate::settings::{AgeKeys, ByteSize, ReplicaKeys, Secret, SharedKeys};
 
 /// Ties the keys of a section to its fields. `inline` fields share the section's mapping.
 macro_rules! section {
-    (@keys $inline:ident) => { RawReplicaSettings::keys() };
+    (@keys $inline:ident) => { SharedKeys::keys() };
     ($ty:ident as $go:literal, list $list:literal { $($key:literal => $field:ident),* $(,)? } $(inline $inline:ident)?) => {
         impl Section for $ty {
             fn set(&mut self, key: &str, value: &Node, d: &mut Decoder) -> bool {
@@ -74,7 +75,7 @@ pub(super) struct RawConfig {
     pub(super) shutdown_sync_timeout: Option<SignedDuration>,
     pub(super) shutdown_sync_interval: Option<SignedDuration>,
     pub(super) dbs: Vec<Option<RawDb>>,
-    pub(super) replica_defaults: RawReplicaSettings,
+    pub(super) replica_defaults: SharedKeys,
 }
 section!(RawConfig as "main.Config", list "" {
     "addr" => addr, "mcp-addr" => mcp_addr, "mcp" => mcp, "exec" => exec, "socket" => socket, "logging" => logging,
@@ -112,7 +113,7 @@ impl Default for RawConfig {
             shutdown_sync_timeout: None,
             shutdown_sync_interval: None,
             dbs: Vec::new(),
-            replica_defaults: RawReplicaSettings::default(),
+            replica_defaults: SharedKeys::default(),
         }
     }
 }
@@ -205,8 +206,8 @@ pub(super) struct RawDb {
     /// This and the next: not in Litestream, which has them for all databases together only.
     pub(super) heartbeat_url: String,
     pub(super) heartbeat_interval: Option<SignedDuration>,
-    pub(super) replica: Option<RawReplica>,
-    pub(super) replicas: Vec<Option<RawReplica>>,
+    pub(super) replica: Option<ReplicaKeys>,
+    pub(super) replicas: Vec<Option<ReplicaKeys>>,
 }
 section!(RawDb as "main.DBConfig", list "[]*main.DBConfig" {
     "path" => path, "dir" => dir, "pattern" => pattern, "recursive" => recursive, "watch" => watch,
@@ -218,71 +219,11 @@ section!(RawDb as "main.DBConfig", list "[]*main.DBConfig" {
     "replica" => replica, "replicas" => replicas,
 });
 
-/// `replica:` or the one entry of `replicas:`
-#[derive(Debug, Default, Clone, PartialEq)]
-pub(super) struct RawReplica {
-    pub(super) kind: String,
-    pub(super) name: String,
-    pub(super) path: String,
-    pub(super) url: String,
-    pub(super) settings: RawReplicaSettings,
-}
-section!(RawReplica as "main.ReplicaConfig", list "[]*main.ReplicaConfig" {
+section!(ReplicaKeys as "main.ReplicaConfig", list "[]*main.ReplicaConfig" {
     "type" => kind, "name" => name, "path" => path, "url" => url,
 } inline settings);
 
-/// Keys that a replica and the top level share; see [`RawReplicaSettings::inherit`].
-#[derive(Debug, Default, Clone, PartialEq)]
-pub(super) struct RawReplicaSettings {
-    pub(super) sync_interval: Option<SignedDuration>,
-    pub(super) max_sync_ltx_files: Option<isize>,
-    pub(super) auto_recover: Option<bool>,
-    pub(super) validation_interval: Option<SignedDuration>,
-    pub(super) access_key_id: Secret,
-    pub(super) secret_access_key: Secret,
-    pub(super) region: String,
-    pub(super) bucket: String,
-    pub(super) endpoint: String,
-    pub(super) force_path_style: Option<bool>,
-    pub(super) sign_payload: Option<bool>,
-    pub(super) sign_accept_encoding: Option<bool>,
-    pub(super) require_content_md5: Option<bool>,
-    pub(super) skip_verify: bool,
-    pub(super) storage_class: String,
-    pub(super) part_size: Option<ByteSize>,
-    pub(super) concurrency: Option<isize>,
-    pub(super) sse_customer_algorithm: String,
-    pub(super) sse_customer_key: Secret,
-    pub(super) sse_customer_key_path: String,
-    pub(super) sse_kms_key_id: String,
-    pub(super) account_name: String,
-    pub(super) account_key: Secret,
-    pub(super) sas_token: Secret,
-    pub(super) host: String,
-    pub(super) user: String,
-    pub(super) password: Secret,
-    pub(super) key_path: String,
-    pub(super) concurrent_writes: Option<bool>,
-    pub(super) host_key: String,
-    pub(super) webdav_url: String,
-    pub(super) webdav_username: String,
-    pub(super) webdav_password: Secret,
-    pub(super) username: String,
-    pub(super) token: Secret,
-    pub(super) jwt: Secret,
-    pub(super) seed: Secret,
-    pub(super) creds: String,
-    pub(super) nkey: Secret,
-    pub(super) tls: Option<bool>,
-    pub(super) root_cas: Vec<String>,
-    pub(super) client_cert: String,
-    pub(super) client_key: String,
-    pub(super) max_reconnects: Option<isize>,
-    pub(super) reconnect_wait: Option<SignedDuration>,
-    pub(super) timeout: Option<SignedDuration>,
-    pub(super) age: RawAge,
-}
-section!(RawReplicaSettings as "main.ReplicaSettings", list "" {
+section!(SharedKeys as "main.ReplicaSettings", list "" {
     "sync-interval" => sync_interval, "max-sync-ltx-files" => max_sync_ltx_files, "auto-recover" => auto_recover,
     "validation-interval" => validation_interval, "access-key-id" => access_key_id,
     "secret-access-key" => secret_access_key, "region" => region, "bucket" => bucket, "endpoint" => endpoint,
@@ -303,7 +244,7 @@ section!(RawReplicaSettings as "main.ReplicaSettings", list "" {
 /// Every key, with the section it belongs to; the top level is "".
 pub(super) fn known_keys() -> [(&'static str, Vec<&'static str>); 7] {
     [
-        ("dbs[].replica", RawReplica::keys()),
+        ("dbs[].replica", ReplicaKeys::keys()),
         ("dbs[]", RawDb::keys()),
         ("", RawConfig::keys()),
         ("logging", RawLogging::keys()),
@@ -313,77 +254,18 @@ pub(super) fn known_keys() -> [(&'static str, Vec<&'static str>); 7] {
     ]
 }
 
-impl RawReplicaSettings {
-    /// Fills in what this replica leaves open from the top level (`spec: config` §6). An empty
-    /// string or list counts as left open; `part-size`, `concurrency`, `host-key` and the WebDAV
-    /// keys are not inherited.
-    pub(super) fn inherit(&mut self, top: &Self) {
-        macro_rules! optional { ($($f:ident)*) => {$( if self.$f.is_none() { self.$f = top.$f; } )*}; }
-        macro_rules! text { ($($f:ident)*) => {$( if self.$f.is_empty() { self.$f.clone_from(&top.$f); } )*}; }
-        optional!(sync_interval max_sync_ltx_files auto_recover validation_interval force_path_style sign_payload
-            sign_accept_encoding require_content_md5 concurrent_writes tls max_reconnects reconnect_wait timeout);
-        text!(access_key_id secret_access_key region bucket endpoint storage_class sse_customer_algorithm
-            sse_customer_key sse_customer_key_path sse_kms_key_id account_name account_key sas_token host user
-            password key_path username token jwt seed creds nkey root_cas client_cert client_key);
-        self.skip_verify |= top.skip_verify;
-        if self.age.identities.is_empty() {
-            self.age.identities.clone_from(&top.age.identities);
-        }
-        if self.age.recipients.is_empty() {
-            self.age.recipients.clone_from(&top.age.recipients);
-        }
-    }
-}
-
-/// `age:`, which is only known to be refused.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub(super) struct RawAge {
-    pub(super) identities: Vec<String>,
-    pub(super) recipients: Vec<String>,
-}
-section!(RawAge as "struct { Identities []string \"yaml:\\\"identities\\\"\"; Recipients []string \"yaml:\\\"recipients\\\"\" }",
+section!(AgeKeys as "struct { Identities []string \"yaml:\\\"identities\\\"\"; Recipients []string \"yaml:\\\"recipients\\\"\" }",
     list "" { "identities" => identities, "recipients" => recipients });
-
-/// Text that must not be printed.
-#[derive(Default, Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes a text that must not be printed.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The text itself, for the one who signs or logs in with it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_empty() { "\"\"" } else { "\"***\"" })
-    }
-}
 
 impl Decode for Secret {
     const GO: &'static str = "string";
 
     fn decode(&mut self, node: &Node, d: &mut Decoder) {
-        self.0.decode(node, d);
+        let mut text = self.expose().to_owned();
+        text.decode(node, d);
+        *self = Self::new(text);
     }
 }
-
-/// Bytes, written with a unit (`5MiB`).
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct ByteSize(pub u64);
 
 impl Decode for ByteSize {
     const GO: &'static str = "main.ByteSize";

@@ -2,12 +2,11 @@
 //! (`spec: config` §3, §6, §7.5): found in the tree as written, before inheritance mixes the levels.
 
 use super::decode::{Odd, Oddity};
-use super::env::Environment;
 use super::finding::{Finding, Severity, nearest};
-use super::raw::{RawConfig, RawDb, RawReplica, known_keys};
-use super::replica::{S3_PARAMETERS, type_of};
-use super::url::Url;
+use super::raw::{RawConfig, RawDb, known_keys};
 use super::yaml::{Node, NodeKind};
+use crate::settings::url::Url;
+use crate::settings::{Environment, ReplicaKeys, S3_PARAMETERS, references};
 
 const UNKNOWN: &str = "unknown setting, ignored";
 
@@ -120,8 +119,8 @@ fn of_database(db: &RawDb, at: &str, root: &Node, note: &mut Note<'_>) {
     }
 }
 
-fn of_replica(replica: &RawReplica, at: &str, root: &Node, note: &mut Note<'_>) {
-    let backend = type_of(replica);
+fn of_replica(replica: &ReplicaKeys, at: &str, root: &Node, note: &mut Note<'_>) {
+    let backend = replica.backend();
     for (key, value) in keys_at(root, at) {
         let setting = format!("{at}.{key}");
         match key.as_str() {
@@ -281,7 +280,7 @@ fn keys_at(root: &Node, setting: &str) -> Vec<(String, Option<String>)> {
 pub(super) fn review_variables(text: &str, env: &Environment) -> Vec<Finding> {
     let mut found = Vec::new();
     for (i, line) in text.lines().enumerate() {
-        for name in super::env::references(without_comment(line)) {
+        for name in references(without_comment(line)) {
             let warning = |message: String| Finding::warning("", message).on_line(i as u64 + 1);
             if name.contains(":-") || name.contains(":?") || name.contains(":=") {
                 let bare = name.split(':').next().unwrap_or_default();

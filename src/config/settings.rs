@@ -4,14 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jiff::SignedDuration;
-
 use super::discover::DirSettings;
 use super::finding::Finding;
-use super::raw::{RawDb, RawReplica, Secret};
-use super::replica::{self, ReplicaSettings};
+use super::raw::RawDb;
 use super::{Surroundings, defaults};
 use crate::error::{Error, Result};
+use crate::settings::{ReplicaKeys, ReplicaSettings, Secret, positive, unsigned};
 
 /// A whole configuration.
 #[derive(Debug, Clone)]
@@ -224,8 +222,7 @@ impl DbEntry {
     #[must_use]
     pub fn heartbeat(&self) -> Option<HeartbeatSettings> {
         let interval = self.raw.heartbeat_interval.unwrap_or(defaults::HEARTBEAT_INTERVAL);
-        let settings =
-            HeartbeatSettings { url: self.raw.heartbeat_url.clone(), interval: defaults::unsigned(interval) };
+        let settings = HeartbeatSettings { url: self.raw.heartbeat_url.clone(), interval: unsigned(interval) };
         Some(settings).filter(|settings| !settings.url.is_empty())
     }
 
@@ -251,7 +248,7 @@ impl DbEntry {
     /// # Errors
     /// Whatever is missing or contradictory.
     pub fn replica(&self, around: Surroundings<'_>) -> Result<ReplicaSettings> {
-        replica::build(one_replica(&self.raw)?, around)
+        one_replica(&self.raw)?.resolve(around)
     }
 
     /// Resolves one database and its replica (`spec: config` §9 B).
@@ -319,7 +316,7 @@ pub fn check_meta_paths(databases: &[DbSettings]) -> Result<()> {
 }
 
 /// A database has one replica, under either spelling.
-fn one_replica(raw: &RawDb) -> Result<&RawReplica> {
+fn one_replica(raw: &RawDb) -> Result<&ReplicaKeys> {
     match (&raw.replica, raw.replicas.as_slice()) {
         (Some(_), [_, ..]) => Err(Error::invalid("cannot specify 'replica' and 'replicas' on a database")),
         (Some(replica), []) | (None, [Some(replica)]) => Ok(replica),
@@ -339,7 +336,7 @@ pub(super) fn build_database(
         meta_path,
         monitor_interval: positive(raw.monitor_interval.unwrap_or(defaults::MONITOR_INTERVAL)),
         checkpoint_interval: positive(raw.checkpoint_interval.unwrap_or(defaults::CHECKPOINT_INTERVAL)),
-        busy_timeout: defaults::unsigned(raw.busy_timeout.unwrap_or(defaults::BUSY_TIMEOUT)),
+        busy_timeout: unsigned(raw.busy_timeout.unwrap_or(defaults::BUSY_TIMEOUT)),
         min_checkpoint_page_count: raw
             .min_checkpoint_page_count
             .map_or(defaults::MIN_CHECKPOINT_PAGE_COUNT, |n| n as i64)
@@ -353,7 +350,7 @@ pub(super) fn build_database(
             .ok()
             .filter(|n| *n > 0),
         restore_if_db_not_exists: raw.restore_if_db_not_exists,
-        replica: replica::build(one_replica(raw)?, around)?,
+        replica: one_replica(raw)?.resolve(around)?,
     })
 }
 
@@ -362,7 +359,7 @@ pub(super) fn build_database(
 /// # Errors
 /// The URL's.
 pub fn database_from_url(path: &Path, url: &str, around: Surroundings<'_>) -> Result<DbSettings> {
-    let replica = RawReplica { url: url.to_owned(), ..RawReplica::default() };
+    let replica = ReplicaKeys { url: url.to_owned(), ..ReplicaKeys::default() };
     let raw = RawDb { replica: Some(replica), ..RawDb::default() };
     build_database(&raw, path, default_meta_path(path), around)
 }
@@ -374,9 +371,4 @@ pub fn default_meta_path(path: &Path) -> PathBuf {
     name.push(path.file_name().unwrap_or_default());
     name.push("-litestream");
     path.with_file_name(name)
-}
-
-/// A duration that can be switched off by zero or less.
-pub(super) fn positive(d: SignedDuration) -> Option<Duration> {
-    if d.is_positive() { Duration::try_from(d).ok() } else { None }
 }

@@ -9,9 +9,10 @@ use jiff::SignedDuration;
 use super::raw::{RawConfig, RawDb, RawLevel, RawLogging, RawMcp, RawSnapshot};
 use super::settings::{
     Config, DbEntry, HeartbeatSettings, LogFormat, LoggingSettings, McpSettings, Place, ShutdownSettings,
-    SnapshotSettings, SocketSettings, positive,
+    SnapshotSettings, SocketSettings,
 };
 use super::{Surroundings, defaults};
+use crate::settings::{positive, unsigned};
 use crate::types::format_duration;
 
 /// Resolves a configuration and collects every fault, in the order that decides which one is reported by
@@ -72,21 +73,21 @@ pub(super) fn resolve(mut raw: RawConfig, around: Surroundings<'_>) -> (Option<C
             permissions: raw.socket.permissions,
         },
         logging,
-        levels: levels.iter().map(|l| defaults::unsigned(l.interval)).collect(),
+        levels: levels.iter().map(|l| unsigned(l.interval)).collect(),
         snapshot: SnapshotSettings {
-            interval: defaults::unsigned(global.snapshot_interval),
-            retention: defaults::unsigned(global.snapshot_retention),
+            interval: unsigned(global.snapshot_interval),
+            retention: unsigned(global.snapshot_retention),
         },
         retention_enabled: raw.retention.enabled.unwrap_or(true),
         validation_interval: raw.validation.interval.and_then(positive),
         l0_retention: positive(global.l0_retention),
-        l0_retention_check_interval: defaults::unsigned(global.l0_check_interval),
+        l0_retention_check_interval: unsigned(global.l0_check_interval),
         verify_compaction: raw.verify_compaction,
         heartbeat: nonempty(raw.heartbeat_url)
-            .map(|url| HeartbeatSettings { url, interval: defaults::unsigned(global.heartbeat_interval) }),
+            .map(|url| HeartbeatSettings { url, interval: unsigned(global.heartbeat_interval) }),
         shutdown: ShutdownSettings {
-            timeout: defaults::unsigned(global.shutdown_timeout),
-            interval: defaults::unsigned(global.shutdown_interval),
+            timeout: unsigned(global.shutdown_timeout),
+            interval: unsigned(global.shutdown_interval),
         },
         dbs: entries.collect(),
         warnings: Vec::new(),

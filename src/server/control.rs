@@ -16,6 +16,7 @@ use super::http::{
 };
 use super::socket::{ControlSocket, Name};
 use crate::config::{self, SocketSettings};
+use crate::daemon;
 use crate::error::{Error, Result};
 use crate::store::{Changed, DatabaseConfig, DatabaseStatus, Managed, RunState, Trouble};
 use crate::types::Txid;
@@ -263,7 +264,7 @@ impl Control {
         let around = self.context.surroundings();
         let bad = |err: &Error| refusal(StatusCode::BAD_REQUEST, format!("invalid replica url: {}", for_url(err, url)));
         let settings = config::database_from_url(path, url, around).map_err(|err| bad(&err))?;
-        DatabaseConfig::from_settings(&settings, &self.context.world).map_err(|err| bad(&err))
+        daemon::database(&settings, &self.context.world).map_err(|err| bad(&err))
     }
 
     fn path_request(&self, of: &'static str, request: &Request) -> Answer<(PathBuf, PathRequest)> {

@@ -1,11 +1,11 @@
 //! Log records in the reference's shapes (`spec: control` §6), from `tracing` macros.
 //!
-//! How to write a record anywhere in the crate:
+//! How to write a record anywhere in our crates:
 //!
 //! * The message is the reference's, verbatim; attributes come in the order written:
 //!   `info!(path = %path.display(), "initialized db")`.
 //! * TXIDs, paths, errors and anything textual: `%value`. Integers and booleans: the plain value.
-//!   Durations: [`duration`]`(d)`, which text prints in Go form and JSON as nanoseconds.
+//!   Durations: [`duration`](super::duration)`(d)`, which text prints in Go form and JSON as nanoseconds.
 //! * Names with dots are groups (`txid.min = %range.min()`): text prints them as they are, JSON nests
 //!   them. Names that are Rust keywords or hold a dash are string literals: `"sync-interval" = …`.
 //! * A record about a database carries `system=store db=<file name>` first. Either enter a span once
@@ -15,13 +15,12 @@
 //!   repeated. Context spans are `error_span!` because a span below the level in force is switched
 //!   off, and its attributes with it.
 //!
-//! Only records of this crate are printed: what libraries emit is theirs. A line is written whole
+//! Only records of our crates are printed: what libraries emit is theirs. A line is written whole
 //! under one lock, and a closed or full output is not an error of the program: the line is lost.
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tracing::field::{Field, Visit};
@@ -78,12 +77,6 @@ pub fn parse_level(text: &str) -> Level {
     }
 }
 
-/// A duration as an attribute value: 128-bit integers are nanoseconds, and nothing else.
-#[must_use]
-pub fn duration(d: Duration) -> i128 {
-    i128::try_from(d.as_nanos()).unwrap_or(i128::MAX)
-}
-
 /// Starts logging, or changes how it is done: a command starts with the defaults and changes them
 /// once it has read its configuration. `tz` is the variable of that name; the first call decides.
 pub fn init(settings: LogSettings, clock: Arc<dyn Clock>, tz: Option<&str>) {
@@ -120,9 +113,14 @@ impl LineLayer {
     }
 
     fn wants(&self, meta: &Metadata<'_>) -> bool {
-        let ours = meta.target() == "litestream" || meta.target().starts_with("litestream::");
-        ours && *meta.level() <= self.settings().level
+        is_ours(meta.target()) && *meta.level() <= self.settings().level
     }
+}
+
+/// Whether a record comes from the program, or from one of its crates: `litestream_<part>`.
+fn is_ours(target: &str) -> bool {
+    let name = target.split_once("::").map_or(target, |(name, _)| name);
+    name == "litestream" || name.starts_with("litestream_")
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LineLayer {
@@ -247,8 +245,11 @@ impl Visit for Collector {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tracing::{debug, error_span, info, warn};
 
+    use super::super::duration;
     use super::*;
     use crate::sys::ManualClock;
     use crate::types::Timestamp;
@@ -298,6 +299,11 @@ mod tests {
     fn records_of_other_crates_are_not_ours_to_print() {
         let lines = captured(LogSettings::default(), || info!(target: "rusqlite", "not ours"));
         assert_eq!(lines, "");
+        // Those of the crates the program is cut into are.
+        for ours in ["litestream", "litestream::cli", "litestream_engine::store", "litestream_storage"] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        assert!(!is_ours("litestreams"));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 mod format;
 mod log;
-mod metrics;
 mod zone;
 
 pub use format::Shape;
-pub use log::{LogSettings, LogStream, duration, init, parse_level};
-pub use metrics::{DatabaseMetrics, Metrics, ReplicaGauges, Scrape, StorageRequest, SyncFigures};
+pub use litestream_engine::telemetry::{
+    DatabaseMetrics, Metrics, ReplicaGauges, Scrape, StorageRequest, SyncFigures, duration,
+};
+pub use log::{LogSettings, LogStream, init, parse_level};
 pub use zone::local_zone;

@@ -14,6 +14,8 @@ mod oss;
 mod proxy;
 #[cfg(feature = "s3")]
 mod s3;
+#[cfg(feature = "s3")]
+mod s3_wire;
 #[cfg(any(feature = "nats", feature = "sftp", feature = "webdav"))]
 mod settings;
 #[cfg(feature = "sftp")]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::{Either, select};
 use litestream::error::{Error, ErrorKind, Result};
 use litestream::restore::{Following, Request, Target, follow};
-use litestream::sqlite::SystemSqlite;
+use litestream::sqlite::{Exclusive, SystemSqlite};
 use litestream::sys::{DirEntry, File, FileStat, Fs, Lock, OpenMode, OsFs, OwnerMode, World};
 use litestream::types::{Timestamp, Txid};
 use rusqlite::{Connection, OpenFlags};
@@ -35,7 +35,7 @@ pub(crate) fn saved(scene: &Scene) -> Option<u64> {
 
 pub(crate) async fn run(scene: &Scene, world: &World, stop: &CancellationToken) -> Result<()> {
     let following = Following { request: Request::new(scene.output()), interval: Duration::from_millis(5) };
-    follow(world, &scene.replica, &following, no_check(), Arc::new(SystemSqlite), stop, |_| {}).await
+    follow(world, &scene.replica, &following, no_check(), Arc::new(Exclusive(SystemSqlite)), stop, |_| {}).await
 }
 
 /// Follows until `done`, or until following ends by itself.

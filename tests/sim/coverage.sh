@@ -28,7 +28,7 @@ WHOLE_SEEDS="${2:-1000}" WHOLE_FIRST=1 "$BIN" whole >/dev/null
 rm -rf "$OUT/summary"
 mkdir "$OUT/summary"
 for module in compaction db ltx restore sqlite store sys types wal; do
-    git ls-files "src/$module/*.rs" | while read -r file; do
+    git ls-files "crates/*/src/$module/*.rs" | while read -r file; do
         name=$(echo "$file" | tr / _)
         "$TOOLS/llvm-cov" export "$BIN" -instr-profile "$OUT/sim.profdata" --summary-only "$PWD/$file" \
             >"$OUT/summary/$name.json" 2>/dev/null || rm "$OUT/summary/$name.json"

@@ -23,7 +23,7 @@ pub(super) struct Commands {
 impl Commands {
     pub(super) fn new(app: &App, config: &str, settings: &McpSettings) -> Self {
         let around = app.surroundings();
-        let config = if config.is_empty() { around.default_config_path() } else { config };
+        let config = if config.is_empty() { crate::config::default_path(&around) } else { config };
         Self {
             app: app.embedded(),
             config: config.to_owned(),

@@ -14,10 +14,11 @@ use super::super::App;
 use super::listeners::Listeners;
 use super::services::{Directories, WatchedDir, heartbeats};
 use crate::config::{self, Built, Config, DbEntry, ExpandEnv};
+use crate::daemon;
+use crate::daemon::heartbeat::Heartbeat;
 use crate::error::Result;
 use crate::server::{Context, check_address};
-use crate::store::heartbeat::Heartbeat;
-use crate::store::{DatabaseConfig, ShutdownPolicy, UpkeepConfig};
+use crate::store::UpkeepConfig;
 
 /// What is in force.
 pub(super) struct Reloader {
@@ -71,9 +72,9 @@ impl Reloader {
         }
         let all = new.build_all(around)?;
         for settings in &all {
-            DatabaseConfig::from_settings(settings, &self.app.world)?;
+            daemon::database(settings, &self.app.world)?;
         }
-        let upkeep = UpkeepConfig::from_settings(&new)?;
+        let upkeep = daemon::upkeep(&new)?;
         let heartbeats = heartbeats(&new, around)?;
         if let Some(addr) = &new.addr {
             check_address(addr)?;
@@ -97,7 +98,7 @@ impl Reloader {
         for Built { databases, directory } in built {
             let found: Vec<PathBuf> = databases.iter().map(|db| db.path.clone()).collect();
             for settings in &databases {
-                let database = DatabaseConfig::from_settings(settings, &self.app.world)?;
+                let database = daemon::database(settings, &self.app.world)?;
                 match self.context.store.register(database).await {
                     Ok(new) => added += usize::from(new),
                     Err(err) => error!(path = %settings.path.display(), error = %err, "cannot add database"),
@@ -116,8 +117,8 @@ impl Reloader {
     /// Settings outside `dbs`. Only what differs is touched.
     async fn apply(&self, new: &mut Config, upkeep: UpkeepConfig) -> Result<()> {
         let (old, context) = (&self.config, &self.context);
-        context.store.set_shutdown(ShutdownPolicy::from_settings(new));
-        if UpkeepConfig::from_settings(old).ok().as_ref() != Some(&upkeep) {
+        context.store.set_shutdown(daemon::shutdown(new));
+        if daemon::upkeep(old).ok().as_ref() != Some(&upkeep) {
             info!("compaction, snapshots and retention follow the new settings");
             context.store.set_upkeep(upkeep);
         }

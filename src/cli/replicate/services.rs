@@ -17,10 +17,11 @@ use super::reload::Reloader;
 use super::supervise::Engine;
 use super::{Once, Request};
 use crate::config::{Config, DirSettings, Environment, Surroundings};
+use crate::daemon::DirWatcher;
+use crate::daemon::heartbeat::{self, Heartbeat, Scope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{Context, McpServer};
-use crate::store::heartbeat::{self, Heartbeat, Scope};
-use crate::store::{DirWatcher, Store};
+use crate::store::Store;
 use crate::sys::TaskGroup;
 
 /// A directory that is watched, and what is known to be in it.

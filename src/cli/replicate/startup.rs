@@ -15,12 +15,13 @@ use super::listeners::{Place, open_mcp};
 use super::services::{Daemon, WatchedDir};
 use super::supervise::{Until, signal_received, supervise};
 use crate::config::{self, Config, DbEntry, DbSettings, Finding, ReplicaKind, Surroundings};
+use crate::daemon;
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica;
 use crate::restore::{self, Target};
 use crate::server::McpServer;
 use crate::sqlite::SystemSqlite;
-use crate::store::{DatabaseConfig, ShutdownPolicy, Store, StoreConfig, UpkeepConfig};
+use crate::store::{Store, StoreConfig};
 use crate::sys::TaskGroup;
 use crate::telemetry::duration;
 
@@ -129,11 +130,11 @@ fn build(config: &Config, around: Surroundings<'_>) -> Result<(Vec<DbSettings>, 
 }
 
 async fn open_store(app: &App, config: &Config, databases: &[DbSettings]) -> Result<Store> {
-    let databases = databases.iter().map(|db| DatabaseConfig::from_settings(db, &app.world));
+    let databases = databases.iter().map(|db| daemon::database(db, &app.world));
     let store = StoreConfig {
         databases: databases.collect::<Result<_>>()?,
-        shutdown: ShutdownPolicy::from_settings(config),
-        upkeep: UpkeepConfig::from_settings(config)?,
+        shutdown: daemon::shutdown(config),
+        upkeep: daemon::upkeep(config)?,
     };
     Store::open(app.world.clone(), Arc::new(SystemSqlite), store).await
 }

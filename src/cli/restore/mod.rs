@@ -24,7 +24,7 @@ use crate::error::{Error, ErrorKind};
 use crate::ltx;
 use crate::replica::{FileInfo, Replica, Stamps};
 use crate::restore::{self, Check, Failed, Milestone, Overwrite, Point, Report, Request, Target};
-use crate::sqlite::{self, SystemSqlite, Unchecked};
+use crate::sqlite::{self, Exclusive, SystemSqlite, Unchecked};
 use crate::sys::fs::with_suffix;
 use crate::sys::{OwnerMode, Publisher};
 use crate::telemetry::LogStream;
@@ -401,7 +401,7 @@ async fn follow(
         Milestone::Restored => {}
         Milestone::Following => begun.set(true),
     };
-    let sqlite = Arc::new(SystemSqlite);
+    let sqlite = Arc::new(Exclusive(SystemSqlite));
     let work = restore::follow(&app.world, replica, &following, noting(Arc::clone(&partly)), sqlite, &stop, reached);
     let mut work = pin!(work);
     loop {

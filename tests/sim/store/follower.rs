@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use litestream::error::{Error, ErrorKind, Result};
 use litestream::restore::{Following, Request, follow};
+use litestream::sqlite::Exclusive;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -72,7 +73,7 @@ impl Sim {
         let stopped = stop.clone();
         let following = Following { request: Request::new(FOLLOWED), interval: Duration::from_secs(1) };
         let task = tokio::spawn(async move {
-            let sqlite = Arc::new(ProcessSqlite(who));
+            let sqlite = Arc::new(Exclusive(ProcessSqlite(who)));
             follow(&world, &replica, &following, Arc::new(|_, _| Ok(())), sqlite, &stopped, |_| {}).await
         });
         self.follower.replace(Some(Follower { who, stop, task }));
