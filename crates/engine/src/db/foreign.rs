@@ -8,6 +8,9 @@
 //!   moment, and the log is of the same generation as at that moment, then a checkpoint copied this page 1 from that
 //!   generation, or something else than SQLite wrote it. What was copied from a generation still stands in it, and
 //!   not behind the frame up to which checkpoints were attempted.
+//! * A checkpoint that was killed may have left half a page 1, which stands nowhere. While one is unfinished (or the index was
+//!   rebuilt, which looks the same) the change counter and the version of SQLite count instead of the whole page: in half a
+//!   page they are those of one of both halves, or do not fit each other.
 //! * This proof needs a file that is not being written: an image of the file alone demands that it was not, from
 //!   before the index was read until the image is complete.
 //! * From then on the log counts as foreign as long as nothing is committed to it, also in later lives of the
@@ -17,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use super::engine::Db;
 use super::observe::LogView;
-use super::quiet::{DbSeen, page_1_sum};
+use super::quiet::{DbSeen, Page1};
 use super::record::Record;
 use super::session::Session;
 use crate::error::{ErrorKind, Result};
@@ -113,24 +116,29 @@ impl Session {
     /// I/O errors.
     pub(super) fn is_without_log(
         &self,
-        page1: u64,
+        page1: Page1,
         seen: Option<DbSeen>,
         before: &Before<'_>,
         view: &LogView,
     ) -> Result<bool> {
         let index = &view.index;
-        let another = match (seen, before.record.and_then(Record::db)) {
-            (Some(seen), _) => seen.salts == index.salts && seen.page1 != page1,
+        let then = match (seen, before.record.and_then(Record::db)) {
+            (Some(seen), _) => (seen.salts == index.salts).then_some(seen.page1),
             // A power cut may have taken the log back behind what was copied from it.
-            (None, Some((_, page1_then))) => {
-                before.same_boot && !index.is_empty() && before.salts == Some(index.salts) && page1_then != page1
+            (None, Some((_, then))) => {
+                let same_log = before.same_boot && !index.is_empty() && before.salts == Some(index.salts);
+                same_log.then_some(then)
             }
-            (None, None) => false,
+            (None, None) => None,
         };
-        if !another || mutant("foreign-log-read") {
+        let Some(then) = then.filter(|_| !mutant("foreign-log-read")) else { return Ok(false) };
+        // A checkpoint that was killed may have left half a page: its change is one of two, or none.
+        let torn = index.attempted > index.backfilled && !mutant("torn-page-is-foreign");
+        let same = |page: Page1| if torn { page.change == page1.change } else { page.sum == page1.sum };
+        if same(then) || (torn && (page1.change.is_none() || then.change.is_none())) {
             return Ok(false);
         }
-        if !index.is_empty() && copied_page_1(view, self.page_size, page1)? {
+        if !index.is_empty() && copied_page_1(view, self.page_size, same)? {
             return Ok(false);
         }
         // Still that generation, or reading it may have ended early.
@@ -179,19 +187,21 @@ impl Db {
     }
 }
 
-/// Whether a checkpoint may have copied this page 1 from the log: it stands in a frame up to which one was
+/// Whether a checkpoint may have copied such a page 1 from the log: one stands in a frame up to which one was
 /// attempted.
-pub(super) fn copied_page_1(view: &LogView, page_size: PageSize, wanted: u64) -> Result<bool> {
+pub(super) fn copied_page_1(view: &LogView, page_size: PageSize, same: impl Fn(Page1) -> bool) -> Result<bool> {
     let Some(log) = view.file.as_ref().filter(|_| !view.index.is_empty()) else { return Ok(true) };
     let attempted = WalHeader::SIZE + u64::from(view.index.attempted) * page_size.frame_size();
-    let mut reader = log.reader(page_size, WalHeader::SIZE, log.header.checksum).bounded(attempted.min(view.end));
+    let limit = attempted.min(view.end);
+    let mut reader = log.reader(page_size, WalHeader::SIZE, log.header.checksum).bounded(limit);
     loop {
         match reader.step()? {
-            Step::Frame { pgno: Pgno::FIRST, bytes, .. } if page_1_sum(&bytes[FrameHeader::SIZE..]) == wanted => {
+            Step::Frame { pgno: Pgno::FIRST, bytes, .. } if same(Page1::of(&bytes[FrameHeader::SIZE..])) => {
                 return Ok(true);
             }
             Step::Frame { .. } => {}
-            Step::Stop(_) => return Ok(false),
+            // Where it ends early, nothing can be said.
+            Step::Stop(_) => return Ok(reader.offset() < limit),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::engine::{Db, Last};
 use super::layer::Layer;
 use super::observe::LogView;
 use super::plan::{Reason, Written};
-use super::quiet::{DbSeen, Places, Settled, Stamp, being_rewritten, db_header};
+use super::quiet::{DbSeen, Page1, Places, Settled, Stamp, being_rewritten, db_header};
 use super::session::Session;
 use super::sync::not_open;
 use crate::error::{Error, ErrorKind, Result};
@@ -53,7 +53,7 @@ impl Db {
     pub(super) fn guard_of(&self, full: Option<Reason>, view: &LogView, places: &Places) -> Option<DbSeen> {
         let unkept = self.session.as_ref().is_some_and(|session| !session.kept);
         let guarded = full.is_some_and(|reason| unkept || reason == Reason::DatabaseRewritten);
-        guarded.then(|| DbSeen::at(&places.db, &view.index, 0))
+        guarded.then(|| DbSeen::at(&places.db, &view.index, Page1::default()))
     }
 
     /// Before an image is read that [`Db::guard_of`] guards.

@@ -74,7 +74,7 @@ impl Settled {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DbSeen {
     pub(super) stamp: Stamp,
-    pub(super) page1: u64,
+    pub(super) page1: Page1,
     pub(super) salts: Salts,
     backfilled: u32,
     attempted: u32,
@@ -83,7 +83,7 @@ pub(super) struct DbSeen {
 impl DbSeen {
     /// `stat` must have been measured before `index`: a checkpoint announces itself in the index first. `page1` must
     /// have been read after it, or no checkpoint have been announced since: see `Session::is_without_log`.
-    pub(super) fn at(stat: &FileStat, index: &WalIndex, page1: u64) -> Self {
+    pub(super) fn at(stat: &FileStat, index: &WalIndex, page1: Page1) -> Self {
         let WalIndex { salts, backfilled, attempted, .. } = *index;
         Self { stamp: Stamp::of(stat), page1, salts, backfilled, attempted }
     }
@@ -209,7 +209,8 @@ impl Session {
                 (Some(seen), _) => seen.checkpointed_since(&view.index),
                 (None, None) => true,
                 (None, Some((then, page1_then))) => {
-                    then == stamp || page1_then == page1 || copied_page_1(view, self.page_size, page1)?
+                    let same = |page: Page1| page.sum == page1.sum;
+                    then == stamp || same(page1_then) || copied_page_1(view, self.page_size, same)?
                 }
             };
             if !explained {
@@ -228,16 +229,33 @@ impl Session {
     }
 }
 
-/// Checksum of page 1 in the database file.
-fn page_1(file: &dyn File, page_size: PageSize) -> Result<u64> {
-    let mut page = vec![0; page_size.len()];
-    let have = read_up_to(file, &mut page, 0)?;
-    Ok(page_1_sum(&page[..have]))
+/// What identifies a page 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Page1 {
+    /// Checksum of all of it.
+    pub(super) sum: u64,
+    /// Change counter and version of SQLite of its last change, if they were written together.
+    pub(super) change: Option<u64>,
 }
 
-/// What stands for a page 1.
-pub(super) fn page_1_sum(page: &[u8]) -> u64 {
-    crc64(page)
+impl Page1 {
+    pub(super) fn of(page: &[u8]) -> Self {
+        let word = |at: usize| page.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+        let change = match (word(24), word(92), word(96)) {
+            (Some(counter), Some(valid_for), Some(version)) if counter == valid_for => {
+                Some(u64::from(counter) << 32 | u64::from(version))
+            }
+            _ => None,
+        };
+        Self { sum: crc64(page), change }
+    }
+}
+
+/// Page 1 in the database file.
+fn page_1(file: &dyn File, page_size: PageSize) -> Result<Page1> {
+    let mut page = vec![0; page_size.len()];
+    let have = read_up_to(file, &mut page, 0)?;
+    Ok(Page1::of(&page[..have]))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::quiet::Stamp;
+use super::quiet::{Page1, Stamp};
 use crate::error::Result;
 use crate::ltx::crc64;
 use crate::sys::{BootId, OpenMode, OwnerMode, World, read_up_to};
@@ -42,6 +42,9 @@ pub(super) struct Record {
     /// The database file as it was: length, modification time in milliseconds, checksum of page 1.
     #[serde(default)]
     db: Option<(u64, i64, u64)>,
+    /// Last change of that page 1: see [`Page1`].
+    #[serde(default)]
+    change: Option<u64>,
 }
 
 /// Where the log stood when the file was made.
@@ -51,7 +54,7 @@ pub(super) struct Surroundings {
     pub(super) wal_len: u64,
     pub(super) inode: u64,
     pub(super) boot: Option<BootId>,
-    pub(super) db: Option<(Stamp, u64)>,
+    pub(super) db: Option<(Stamp, Page1)>,
 }
 
 impl Record {
@@ -67,7 +70,8 @@ impl Record {
             wal_len: at.wal_len,
             inode: at.inode,
             boot: at.boot,
-            db: at.db.map(|(stamp, page1)| (stamp.len, stamp.modified.millis(), page1)),
+            db: at.db.map(|(stamp, page1)| (stamp.len, stamp.modified.millis(), page1.sum)),
+            change: at.db.and_then(|(_, page1)| page1.change),
         }
     }
 
@@ -93,10 +97,10 @@ impl Record {
         now.is_some() && self.boot == now
     }
 
-    /// The database file as it was, and the checksum of its page 1.
-    pub(super) fn db(&self) -> Option<(Stamp, u64)> {
-        let (len, modified, page1) = self.db?;
-        Some((Stamp { len, modified: Timestamp::from_millis(modified) }, page1))
+    /// The database file as it was, and its page 1.
+    pub(super) fn db(&self) -> Option<(Stamp, Page1)> {
+        let (len, modified, sum) = self.db?;
+        Some((Stamp { len, modified: Timestamp::from_millis(modified) }, Page1 { sum, change: self.change }))
     }
 
     pub(super) fn inode(&self) -> u64 {
