@@ -8,9 +8,11 @@
 //!   moment, and the log is of the same generation as at that moment, then a checkpoint copied this page 1 from that
 //!   generation, or something else than SQLite wrote it. What was copied from a generation still stands in it, and
 //!   not behind the frame up to which checkpoints were attempted.
-//! * A checkpoint that was killed may have left half a page 1, which stands nowhere. While one is unfinished (or the index was
-//!   rebuilt, which looks the same) the change counter and the version of SQLite count instead of the whole page: in half a
-//!   page they are those of one of both halves, or do not fit each other.
+//! * A checkpoint that was killed may have left half a page 1, which stands nowhere: the beginning of a frame's page, and
+//!   the rest of the page before it. If that goes as far as the header, its 100 bytes are the frame's; if it ends before
+//!   the change counter, nothing has changed; and in between, the change counter and the one for which the
+//!   version is valid do not fit. So while a checkpoint is unfinished (or the index was rebuilt, which looks the same)
+//!   headers are compared instead of pages.
 //! * This proof needs a file that is not being written: an image of the file alone demands that it was not, from
 //!   before the index was read until the image is complete.
 //! * From then on the log counts as foreign as long as nothing is committed to it, also in later lives of the
@@ -123,7 +125,7 @@ impl Session {
     ) -> Result<bool> {
         let index = &view.index;
         let then = match (seen, before.record.and_then(Record::db)) {
-            (Some(seen), _) => (seen.salts == index.salts).then_some(seen.page1),
+            (Some(seen), _) => (seen.salts == index.salts).then_some(seen.page1.sum),
             // A power cut may have taken the log back behind what was copied from it.
             (None, Some((_, then))) => {
                 let same_log = before.same_boot && !index.is_empty() && before.salts == Some(index.salts);
@@ -132,12 +134,15 @@ impl Session {
             (None, None) => None,
         };
         let Some(then) = then.filter(|_| !mutant("foreign-log-read")) else { return Ok(false) };
-        // A checkpoint that was killed may have left half a page: its change is one of two, or none.
-        let torn = index.attempted > index.backfilled && !mutant("torn-page-is-foreign");
-        let same = |page: Page1| if torn { page.change == page1.change } else { page.sum == page1.sum };
-        if same(then) || (torn && (page1.change.is_none() || then.change.is_none())) {
+        if then == page1.sum {
             return Ok(false);
         }
+        // A checkpoint that was killed may have left half a page: see the module head.
+        let torn = index.attempted > index.backfilled && !mutant("torn-page-is-foreign");
+        if torn && page1.head.is_none() {
+            return Ok(false);
+        }
+        let same = |page: Page1| if torn { page.head == page1.head } else { page.sum == page1.sum };
         if !index.is_empty() && copied_page_1(view, self.page_size, same)? {
             return Ok(false);
         }

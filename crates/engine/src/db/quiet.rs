@@ -210,7 +210,7 @@ impl Session {
                 (None, None) => true,
                 (None, Some((then, page1_then))) => {
                     let same = |page: Page1| page.sum == page1.sum;
-                    then == stamp || same(page1_then) || copied_page_1(view, self.page_size, same)?
+                    then == stamp || page1_then == page1.sum || copied_page_1(view, self.page_size, same)?
                 }
             };
             if !explained {
@@ -234,20 +234,15 @@ impl Session {
 pub(super) struct Page1 {
     /// Checksum of all of it.
     pub(super) sum: u64,
-    /// Change counter and version of SQLite of its last change, if they were written together.
-    pub(super) change: Option<u64>,
+    /// Checksum of the header, if all of that is of one change.
+    pub(super) head: Option<u64>,
 }
 
 impl Page1 {
     pub(super) fn of(page: &[u8]) -> Self {
-        let word = |at: usize| page.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
-        let change = match (word(24), word(92), word(96)) {
-            (Some(counter), Some(valid_for), Some(version)) if counter == valid_for => {
-                Some(u64::from(counter) << 32 | u64::from(version))
-            }
-            _ => None,
-        };
-        Self { sum: crc64(page), change }
+        // The change counter, and the one that the version of SQLite behind it is of.
+        let head = page.get(..HEADER).filter(|head| head[24..28] == head[92..96]);
+        Self { sum: crc64(page), head: head.map(crc64) }
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::quiet::{Page1, Stamp};
+use super::quiet::Stamp;
 use crate::error::Result;
 use crate::ltx::crc64;
 use crate::sys::{BootId, OpenMode, OwnerMode, World, read_up_to};
@@ -42,9 +42,6 @@ pub(super) struct Record {
     /// The database file as it was: length, modification time in milliseconds, checksum of page 1.
     #[serde(default)]
     db: Option<(u64, i64, u64)>,
-    /// Last change of that page 1: see [`Page1`].
-    #[serde(default)]
-    change: Option<u64>,
 }
 
 /// Where the log stood when the file was made.
@@ -54,7 +51,7 @@ pub(super) struct Surroundings {
     pub(super) wal_len: u64,
     pub(super) inode: u64,
     pub(super) boot: Option<BootId>,
-    pub(super) db: Option<(Stamp, Page1)>,
+    pub(super) db: Option<(Stamp, u64)>,
 }
 
 impl Record {
@@ -70,8 +67,7 @@ impl Record {
             wal_len: at.wal_len,
             inode: at.inode,
             boot: at.boot,
-            db: at.db.map(|(stamp, page1)| (stamp.len, stamp.modified.millis(), page1.sum)),
-            change: at.db.and_then(|(_, page1)| page1.change),
+            db: at.db.map(|(stamp, page1)| (stamp.len, stamp.modified.millis(), page1)),
         }
     }
 
@@ -97,10 +93,10 @@ impl Record {
         now.is_some() && self.boot == now
     }
 
-    /// The database file as it was, and its page 1.
-    pub(super) fn db(&self) -> Option<(Stamp, Page1)> {
+    /// The database file as it was, and the checksum of its page 1.
+    pub(super) fn db(&self) -> Option<(Stamp, u64)> {
         let (len, modified, sum) = self.db?;
-        Some((Stamp { len, modified: Timestamp::from_millis(modified) }, Page1 { sum, change: self.change }))
+        Some((Stamp { len, modified: Timestamp::from_millis(modified) }, sum))
     }
 
     pub(super) fn inode(&self) -> u64 {

@@ -464,7 +464,10 @@ impl Db {
             inode: session.file_id.ino,
             boot: self.world.clock.boot(),
             // What it says of page 1 counts for the generation that the file is from.
-            db: session.db_seen.filter(|seen| alone || seen.salts == last.salts).map(|seen| (seen.stamp, seen.page1)),
+            db: session
+                .db_seen
+                .filter(|seen| alone || seen.salts == last.salts)
+                .map(|seen| (seen.stamp, seen.page1.sum)),
         };
         let checksum = last.checksum.unwrap_or_default();
         let record = Record::new(last.txid, last.salts, last.end, checksum, at);
