@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::client::{ByteStream, Key, ObjectMeta, PutOptions, ReplicaClient, Stamps};
@@ -115,6 +117,18 @@ impl Faulty {
     }
 }
 
+/// A listing, with what is to happen to it.
+fn fail_list<'a, T: Send + 'a>(fault: Option<Fault>, found: BoxStream<'a, Result<T>>) -> BoxStream<'a, Result<T>> {
+    match fault {
+        None => found,
+        Some(Fault::Refuse(kind) | Fault::LoseAnswer(kind)) => stream::iter([Err(injected(kind))]).boxed(),
+        Some(Fault::CutBody { after }) => found.take(usize::try_from(after).unwrap_or(usize::MAX)).boxed(),
+        Some(Fault::BreakBody { after, kind }) => {
+            found.take(usize::try_from(after).unwrap_or(usize::MAX)).chain(stream::iter([Err(injected(kind))])).boxed()
+        }
+    }
+}
+
 fn injected(kind: ErrorKind) -> Error {
     Error::new(kind, "injected fault")
 }
@@ -151,6 +165,7 @@ fn lost<T>(fault: Option<Fault>, done: T) -> Result<T> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl ReplicaClient for Faulty {
     fn kind(&self) -> &'static str {
@@ -180,16 +195,7 @@ impl ReplicaClient for Faulty {
 
     fn list(&self, prefix: &Key, after: Option<&Key>, stamps: Stamps) -> BoxStream<'_, Result<ObjectMeta>> {
         let (fault, latency) = self.begin(Op::List);
-        let entries = self.inner.list(prefix, after, stamps);
-        let entries = match fault {
-            None => entries,
-            Some(Fault::Refuse(kind) | Fault::LoseAnswer(kind)) => stream::iter([Err(injected(kind))]).boxed(),
-            Some(Fault::CutBody { after }) => entries.take(usize::try_from(after).unwrap_or(usize::MAX)).boxed(),
-            Some(Fault::BreakBody { after, kind }) => entries
-                .take(usize::try_from(after).unwrap_or(usize::MAX))
-                .chain(stream::iter([Err(injected(kind))]))
-                .boxed(),
-        };
+        let entries = fail_list(fault, self.inner.list(prefix, after, stamps));
         if latency.is_zero() {
             return entries;
         }
@@ -203,16 +209,17 @@ impl ReplicaClient for Faulty {
 
     fn list_dirs(&self, prefix: &Key) -> Option<BoxStream<'_, Result<Key>>> {
         let dirs = self.inner.list_dirs(prefix)?;
-        let (fault, _) = self.begin(Op::List);
-        Some(match fault {
-            None => dirs,
-            Some(Fault::Refuse(kind) | Fault::LoseAnswer(kind)) => stream::iter([Err(injected(kind))]).boxed(),
-            Some(Fault::CutBody { after }) => dirs.take(usize::try_from(after).unwrap_or(usize::MAX)).boxed(),
-            Some(Fault::BreakBody { after, kind }) => dirs
-                .take(usize::try_from(after).unwrap_or(usize::MAX))
-                .chain(stream::iter([Err(injected(kind))]))
-                .boxed(),
-        })
+        Some(fail_list(self.begin(Op::List).0, dirs))
+    }
+
+    fn list_root_dirs(&self) -> Option<BoxStream<'_, Result<Key>>> {
+        let dirs = self.inner.list_root_dirs()?;
+        Some(fail_list(self.begin(Op::List).0, dirs))
+    }
+
+    /// Each object is asked for by itself, so that a fault hits one of them.
+    fn get_small(&self, _objects: &[(Key, usize)]) -> Option<BoxFuture<'static, Vec<Option<Bytes>>>> {
+        None
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {
