@@ -22,6 +22,17 @@ const MAX_BROKEN: u32 = 16;
 
 /// Prepares the engine. `false` while there is no database.
 pub(super) async fn run(database: &Database) -> Result<bool> {
+    match attempt(database).await {
+        // An object that was listed is gone: what was listed says nothing any more.
+        Err(err) if err.kind() == ErrorKind::NotFound && !mutant("store-stale-listing-kept") => {
+            database.targets().iter().for_each(|target| target.manifest().forget());
+            attempt(database).await
+        }
+        other => other,
+    }
+}
+
+async fn attempt(database: &Database) -> Result<bool> {
     // First of all the read transaction: from here on nothing can disappear.
     if !database.with_db(|db| db.open()).await? {
         return Ok(false);
