@@ -151,6 +151,10 @@ impl Db {
         let clock = self.world.clock.clone();
         let session = self.session.as_mut().ok_or_else(not_open)?;
         session.settled = None;
+        // A busy writer that keeps the index: what stands behind is no secret, and following it costs a read of the log.
+        if session.kept && !session.wal_index().is_ok_and(|now| now.is_at(&view.index)) {
+            return Ok(false);
+        }
         let behind = look_behind(view, session.page_size, session.behind.take())?;
         // Such a writer may have restarted the log while we looked, over what we looked for.
         if !still_this_log(view, session.kept, || OpenLog::open(&self.world, &self.config))? {
