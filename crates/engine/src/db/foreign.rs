@@ -34,6 +34,10 @@ use crate::wal::{FrameHeader, Salts, Step, WalHeader};
 /// A file in the metadata directory, which Litestream 0.5 ignores.
 pub(super) const MARK: &str = "foreign-log";
 
+/// How much of a log is read to see whether a checkpoint that was announced wrote page 1. Of a longer one, which a busy writer
+/// makes, that is believed: reading each log twice would cost as much as replicating it.
+const ASKED_BYTES: u64 = 1024 * 1024;
+
 /// Where a log ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LogEnd {
@@ -124,6 +128,10 @@ impl Session {
         view: &LogView,
     ) -> Result<bool> {
         let index = &view.index;
+        let announced = seen.is_some_and(|seen| seen.announced_since(index));
+        if announced && u64::from(index.attempted) * self.page_size.frame_size() > ASKED_BYTES {
+            return Ok(false);
+        }
         let then = match (seen, before.record.and_then(Record::db)) {
             (Some(seen), _) => (seen.salts == index.salts).then_some(seen.page1.sum),
             // A power cut may have taken the log back behind what was copied from it.

@@ -94,7 +94,7 @@ impl DbSeen {
     }
 
     /// Whether the index tells of a checkpoint since, or of another log.
-    fn announced_since(&self, index: &WalIndex) -> bool {
+    pub(super) fn announced_since(&self, index: &WalIndex) -> bool {
         (self.salts, self.backfilled, self.attempted) != (index.salts, index.backfilled, index.attempted)
     }
 }
