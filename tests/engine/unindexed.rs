@@ -277,15 +277,10 @@ fn another_database_in_wal_mode_copied_over_it_is_replicated_without_the_log() {
             assert!(std::fs::read(&bench.path).unwrap() == content, "nobody wrote to it");
         }
         // An image that is asked for for another reason reads the file alone as well.
-        let mut again = engine_anew(&bench, open);
-        again.sync().unwrap();
+        drop(open);
+        engine(&bench).sync().unwrap();
         assert_eq!(rows(&bench.replayed()), 300, "restart {restart}");
     }
-}
-
-fn engine_anew(bench: &Bench, open: Option<Db>) -> Db {
-    drop(open);
-    engine(bench)
 }
 
 /// From then on SQLite's own view counts: it began from both.

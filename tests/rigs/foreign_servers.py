@@ -35,6 +35,15 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def make_bucket(python, port):
+    """The bucket `bkt` of an S3 service, which may need a while after its port answers."""
+    code = ("import boto3, sys; boto3.client('s3', endpoint_url=sys.argv[1], aws_access_key_id='key', "
+            "aws_secret_access_key='secret12', region_name='us-east-1').create_bucket(Bucket='bkt')")
+    made = lambda: subprocess.run([python, "-c", code, f"http://127.0.0.1:{port}"], capture_output=True, timeout=60).returncode == 0
+    if not common.wait_for(made, 40, 1):
+        raise common.Mismatch(f"no bucket can be made on port {port}")
+
+
 class Server:
     """One that is up. `replica` makes the mapping of a configuration for a path."""
 
@@ -131,19 +140,13 @@ def start(rig, name, python):
         server = Server(rig, name, [ports[3], weed, "server", f"-dir={rig.dir / 'weed'}", "-ip=127.0.0.1", f"-master.port={ports[0]}",
                                     f"-volume.port={ports[1]}", "-filer", f"-filer.port={ports[2]}", "-s3", f"-s3.port={ports[3]}",
                                     f"-s3.config={identities}", "-volume.max=20"], s3)
-        code = ("import boto3, sys; boto3.client('s3', endpoint_url=sys.argv[1], aws_access_key_id='key', "
-                "aws_secret_access_key='secret12', region_name='us-east-1').create_bucket(Bucket='bkt')")
-        make = lambda: subprocess.run([python, "-c", code, f"http://127.0.0.1:{ports[3]}"], capture_output=True, timeout=60).returncode == 0
-        if not common.wait_for(make, 40, 1):
-            raise common.Mismatch("seaweedfs makes no bucket")
+        make_bucket(python, ports[3])
         return server
     if name == "moto":
         if not python_has(python, "moto", "flask", "boto3"):
             return "no Python packages moto[server] and boto3"
         server = Server(rig, name, [port, python, "-m", "moto.server", "-H", "127.0.0.1", "-p", port], s3)
-        code = ("import boto3, sys; boto3.client('s3', endpoint_url=sys.argv[1], aws_access_key_id='key', "
-                "aws_secret_access_key='secret12', region_name='us-east-1').create_bucket(Bucket='bkt')")
-        subprocess.run([python, "-c", code, f"http://127.0.0.1:{port}"], check=True, timeout=60)
+        make_bucket(python, port)
         return server
     if name == "gs-fake":
         server = Server(rig, name, [port, sys.executable, SERVERS / "gs_fake.py", port, folder, "bkt"], gs)

@@ -6,11 +6,11 @@ set -eu
 cd "$(dirname "$0")/../.."
 export LIMIT="${LIMIT:-20000}"
 # shellcheck disable=SC2086
-BUILT=$(${CARGO:-cargo} test --locked --workspace ${FEATURES:-} --lib --test sim --test compaction --test restore --test store --no-run 2>&1)
+BUILT=$(${CARGO:-cargo} test --locked --workspace ${FEATURES:-} --lib --test sim --test compaction --test restore --test store --test engine --no-run 2>&1)
 path_of() { echo "$BUILT" | sed -n "s/.*(\(.*deps.$1-.*\))\$/\1/p"; }
 BIN=$(path_of sim)
 TESTS="$(path_of litestream) $(path_of litestream_core) $(path_of litestream_storage) $(path_of litestream_replica)
-    $(path_of litestream_engine) $(path_of compaction) $(path_of restore) $(path_of store)"
+    $(path_of litestream_engine) $(path_of compaction) $(path_of restore) $(path_of store) $(path_of engine)"
 export BIN TESTS
 names=$(grep -rho 'mutant("[a-z0-9-]*")' src crates/*/src | sed 's/mutant("\(.*\)")/\1/' | sort -u)
 [ $# -eq 0 ] || names=$*

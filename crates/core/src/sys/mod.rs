@@ -34,7 +34,7 @@ pub use fs::{DirEntry, File, FileId, FileKind, FileStat, Fs, Lock, Modes, OpenMo
 pub use memory::give_memory_back;
 pub use news::{Follower, News};
 pub use os_fs::OsFs;
-pub use publish::{Publisher, read_full_at, read_up_to, target_of_temp, unique_temp_path};
+pub use publish::{Publisher, read_full_at, read_up_to, rewrite, target_of_temp, unique_temp_path};
 pub use random::{OsRandom, Random};
 pub use repeats::{Repeats, Standing};
 pub use task::{TaskGroup, to_the_end};

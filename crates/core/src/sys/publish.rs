@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::fault::{fault_point, mutant};
 use super::fs::{File, Fs, OpenMode, OwnerMode};
 use super::random::Random;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::types::Timestamp;
 
 /// Suffix of files that are not published yet.
@@ -166,6 +166,19 @@ pub fn read_full_at(file: &dyn File, buf: &mut [u8], offset: u64) -> Result<()> 
         done if done < buf.len() => Err(Error::corrupt(format!("unexpected EOF at offset {}", offset + done as u64))),
         _ => Ok(()),
     }
+}
+
+/// Makes `bytes` the content of a file, in place: for notes that are safe to lose, and whose readers notice a torn one.
+///
+/// # Errors
+/// I/O errors; the old content may be torn then.
+pub fn rewrite(fs: &dyn Fs, path: &Path, bytes: &[u8], owner_mode: OwnerMode) -> Result<()> {
+    let file = match fs.open(path, OpenMode::ReadWrite) {
+        Err(err) if err.kind() == ErrorKind::NotFound => fs.open(path, OpenMode::CreateNew(owner_mode))?,
+        opened => opened?,
+    };
+    file.write_all_at(bytes, 0)?;
+    file.set_len(bytes.len() as u64)
 }
 
 /// Fills `buf` from `offset` as far as the file goes. Says how many bytes that were.

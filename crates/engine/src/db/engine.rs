@@ -15,7 +15,7 @@ use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{self, LocalDir};
 use crate::sqlite::Sqlite;
-use crate::sys::{Lock, Modes, World, mutant};
+use crate::sys::{Lock, Modes, OwnerMode, World, mutant};
 use crate::types::{Level, PageSize, Txid, TxidRange};
 use crate::wal::{Salts, WalChecksum};
 
@@ -43,11 +43,11 @@ pub struct Db {
     pub(super) force_full: Option<Reason>,
     /// Some writer does not keep the wal-index: see [`super::unindexed`].
     pub(super) unkept: bool,
-    /// The log that was found not to be the database's, if any: see [`super::foreign`]. The outer `None`: not looked yet.
-    pub(super) foreign: Option<Option<LogEnd>>,
+    /// The log that was found not to be the database's, if any: see [`super::foreign`].
+    pub(super) foreign: Option<LogEnd>,
     /// Whether it was said that another layer works on the pages.
     layer_told: bool,
-    /// Whether an earlier life was asked about that.
+    /// Whether it was asked what an earlier life has left of `unkept` and `foreign`.
     remembered: bool,
     modes: Option<Modes>,
     /// Whether the directories of local files, and the names an earlier life left in them, are known
@@ -165,6 +165,11 @@ impl Db {
         self.modes
     }
 
+    /// Mode and owner for a note in the metadata directory.
+    pub(super) fn file_mode(&self) -> OwnerMode {
+        self.modes.map_or(OwnerMode::PRIVATE_FILE, |modes| modes.file)
+    }
+
     /// Opens the database and takes the read transaction, if there is a database. Returns whether
     /// there is. From here on the log cannot lose a frame, so do this before anything slow.
     ///
@@ -188,8 +193,9 @@ impl Db {
             Err(err) => return Err(err),
         };
         if !self.remembered {
-            self.remembered = true;
             self.unkept = self.world.fs.stat_opt(&self.unkept_mark())?.is_some();
+            self.foreign = LogEnd::load(&self.world, &self.config.meta_path)?;
+            self.remembered = true;
         }
         session.kept = !self.unkept;
         if session.layer.is_somebodys() && !self.layer_told {

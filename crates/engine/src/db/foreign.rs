@@ -12,7 +12,8 @@
 //!   the rest of the page before it. If that goes as far as the header, its 100 bytes are the frame's; if it ends before
 //!   the change counter, nothing has changed; and in between, the change counter and the one for which the
 //!   version is valid do not fit. So while a checkpoint is unfinished (or the index was rebuilt, which looks the same)
-//!   headers are compared instead of pages.
+//!   headers are compared instead of pages. (A page whose halves are of two versions of SQLite, cut in or right before those
+//!   four bytes, would pass for another one. A kernel copies whole pages of memory and does not cut there.)
 //! * This proof needs a file that is not being written: an image of the file alone demands that it was not, from
 //!   before the index was read until the image is complete.
 //! * From then on the log counts as foreign as long as nothing is committed to it, also in later lives of the
@@ -23,11 +24,10 @@ use std::path::{Path, PathBuf};
 use super::engine::Db;
 use super::observe::LogView;
 use super::quiet::{DbSeen, Page1};
-use super::record::Record;
+use super::record::{Record, load_sealed, store_sealed};
 use super::session::Session;
-use crate::error::{ErrorKind, Result};
-use crate::ltx::crc64;
-use crate::sys::{OpenMode, OwnerMode, World, mutant, read_up_to};
+use crate::error::Result;
+use crate::sys::{OwnerMode, World, mutant};
 use crate::types::{PageSize, Pgno};
 use crate::wal::{FrameHeader, Salts, Step, WalHeader};
 
@@ -70,12 +70,12 @@ impl LogEnd {
     }
 
     /// What an earlier life found; `None` if that is torn.
+    ///
+    /// # Errors
+    /// I/O errors.
     pub(super) fn load(world: &World, meta: &Path) -> Result<Option<Self>> {
-        let Some(file) = world.fs.open_opt(&Self::path(meta), OpenMode::Read)? else { return Ok(None) };
-        let mut bytes = [0; 128];
-        let len = read_up_to(file.as_ref(), &mut bytes, 0)?;
-        let text = std::str::from_utf8(&bytes[..len]).unwrap_or_default();
-        Ok(Self::parse(text))
+        let found = load_sealed(world, &Self::path(meta))?;
+        Ok(found.map(|(salt1, salt2, end)| Self { salts: Salts { salt1, salt2 }, end }))
     }
 
     /// Leaves it for later lives.
@@ -83,28 +83,8 @@ impl LogEnd {
     /// # Errors
     /// I/O errors.
     fn store(self, world: &World, meta: &Path, owner_mode: OwnerMode) -> Result<()> {
-        let path = Self::path(meta);
-        let file = match world.fs.open(&path, OpenMode::CreateNew(owner_mode)) {
-            Err(err) if err.kind() == ErrorKind::Exists => world.fs.open(&path, OpenMode::ReadWrite)?,
-            other => other?,
-        };
-        let text = self.text();
-        file.write_all_at(text.as_bytes(), 0)?;
-        file.set_len(text.len() as u64)
-    }
-
-    fn text(self) -> String {
-        let facts = format!("{:08x} {:08x} {}", self.salts.salt1, self.salts.salt2, self.end);
-        format!("{facts}\n{:016x}\n", crc64(facts.as_bytes()))
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let facts = text.lines().next()?;
-        let mut words = facts.split(' ');
-        let salt1 = u32::from_str_radix(words.next()?, 16).ok()?;
-        let salt2 = u32::from_str_radix(words.next()?, 16).ok()?;
-        let this = Self { salts: Salts { salt1, salt2 }, end: words.next()?.parse().ok()? };
-        (this.text() == text).then_some(this)
+        let Salts { salt1, salt2 } = self.salts;
+        store_sealed(world, &Self::path(meta), &(salt1, salt2, self.end), owner_mode)
     }
 }
 
@@ -112,6 +92,13 @@ impl Before<'_> {
     /// Whether an image is due of a file whose log was not its own, and nothing was committed to that log since.
     pub(super) fn is_alone_beside(&self, view: &LogView) -> bool {
         !self.at_rest && self.foreign == Some(LogEnd::of(view)) && !mutant("foreign-log-forgotten")
+    }
+}
+
+impl Page1 {
+    /// Whether a checkpoint may have made this page of that in a frame. `torn`: it may have been killed meanwhile.
+    fn may_be_of(self, frame: Self, torn: bool) -> bool {
+        if torn && !mutant("torn-page-is-foreign") { self.head == frame.head } else { self.sum == frame.sum }
     }
 }
 
@@ -146,12 +133,11 @@ impl Session {
             return Ok(false);
         }
         // A checkpoint that was killed may have left half a page: see the module head.
-        let torn = index.attempted > index.backfilled && !mutant("torn-page-is-foreign");
+        let torn = index.attempted > index.backfilled;
         if torn && page1.head.is_none() {
             return Ok(false);
         }
-        let same = |page: Page1| if torn { page.head == page1.head } else { page.sum == page1.sum };
-        if !index.is_empty() && copied_page_1(view, self.page_size, same)? {
+        if !index.is_empty() && copied_page_1(view, self.page_size, |frame| page1.may_be_of(frame, torn))? {
             return Ok(false);
         }
         // Still that generation, or reading it may have ended early.
@@ -159,28 +145,14 @@ impl Session {
     }
 }
 
-/// The log that an earlier look (`known`), or an earlier life, found not to be the database's. What has moved on since
-/// is the database's again.
-///
-/// # Errors
-/// I/O errors.
-pub(super) fn still_foreign(
-    known: &mut Option<Option<LogEnd>>,
-    world: &World,
-    meta: &Path,
-    view: &LogView,
-) -> Result<Option<LogEnd>> {
-    let before = match *known {
-        Some(before) => before,
-        None => LogEnd::load(world, meta)?,
-    };
-    let still = before.filter(|log| *log == LogEnd::of(view));
-    if before.is_some() && still.is_none() {
+/// What is `known` of a foreign log, if that is still this one. What has moved on since is the database's again.
+pub(super) fn still_foreign(known: &mut Option<LogEnd>, world: &World, meta: &Path, view: &LogView) -> Option<LogEnd> {
+    if known.is_some_and(|log| log != LogEnd::of(view)) {
+        *known = None;
         // What stays would say nothing.
         let _ = world.fs.remove_file(&LogEnd::path(meta));
     }
-    *known = Some(still);
-    Ok(still)
+    *known
 }
 
 impl Db {
@@ -190,12 +162,10 @@ impl Db {
     /// I/O errors.
     pub(super) fn note_foreign(&mut self, view: &LogView) -> Result<()> {
         let log = LogEnd::of(view);
-        if self.foreign == Some(Some(log)) {
-            return Ok(());
+        if self.foreign != Some(log) {
+            log.store(&self.world, &self.config.meta_path, self.file_mode())?;
+            self.foreign = Some(log);
         }
-        let owner_mode = self.modes().map_or(OwnerMode::PRIVATE_FILE, |modes| modes.file);
-        log.store(&self.world, &self.config.meta_path, owner_mode)?;
-        self.foreign = Some(Some(log));
         Ok(())
     }
 }
@@ -224,14 +194,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_for_a_later_life_is_whole_or_nothing() {
-        let log = LogEnd { salts: Salts { salt1: 7, salt2: u32::MAX }, end: 8272 };
-        let text = log.text();
-        assert_eq!(LogEnd::parse(&text), Some(log));
-        for at in 0..text.len() {
-            assert_eq!(LogEnd::parse(&text[..at]), None, "cut at {at}");
+    fn half_a_page_is_no_proof_wherever_a_checkpoint_was_killed() {
+        let page = |change: u32, fill: u8| {
+            let mut page = [fill; 512];
+            page[..24].copy_from_slice(b"SQLite format 3\0\x02\0\x02\x02\0\x40\x20\x20");
+            page[24..28].copy_from_slice(&change.to_be_bytes());
+            page[92..96].copy_from_slice(&change.to_be_bytes());
+            page[96..100].copy_from_slice(&3_049_001_u32.to_be_bytes());
+            page
+        };
+        let (before, frame) = (page(0x0102_0304, 1), page(0x0506_0708, 2));
+        for cut in 0..=512 {
+            let mut half = before;
+            half[..cut].copy_from_slice(&frame[..cut]);
+            let half = Page1::of(&half);
+            let unchanged = half.sum == Page1::of(&before).sum;
+            assert!(unchanged || half.head.is_none() || half.may_be_of(Page1::of(&frame), true), "cut at {cut}");
         }
-        assert_eq!(LogEnd::parse(&text.replace("8272", "8273")), None);
-        assert_eq!(LogEnd::parse(&format!("{text}rest")), None);
+        let foreign = Page1::of(&page(0x0506_0709, 2));
+        assert!(foreign.head.is_some() && !foreign.may_be_of(Page1::of(&frame), true));
+    }
+
+    #[test]
+    fn what_is_left_for_a_later_life_is_whole_or_nothing() {
+        let (dir, world) = (tempfile::tempdir().unwrap(), World::system());
+        let load = || LogEnd::load(&world, dir.path()).unwrap();
+        let log = LogEnd { salts: Salts { salt1: 7, salt2: u32::MAX }, end: 8272 };
+        assert_eq!(load(), None);
+        log.store(&world, dir.path(), OwnerMode::DEFAULT_FILE).unwrap();
+        assert_eq!(load(), Some(log));
+        let path = LogEnd::path(dir.path());
+        let text = std::fs::read_to_string(&path).unwrap();
+        for at in 0..text.len() {
+            std::fs::write(&path, &text[..at]).unwrap();
+            assert_eq!(load(), None, "cut at {at}");
+        }
+        for other in [text.replace("8272", "8273"), format!("{text}rest")] {
+            std::fs::write(&path, &other).unwrap();
+            assert_eq!(load(), None, "{other}");
+        }
     }
 }

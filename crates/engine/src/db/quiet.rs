@@ -179,8 +179,11 @@ impl Session {
         let seen = self.db_seen;
         if let Some(seen) = seen.filter(|seen| seen.stamp == stamp) {
             // A checkpoint may have come between the file's last look and its index.
-            let page1 =
-                if seen.announced_since(&view.index) { page_1(self.file(), self.page_size)? } else { seen.page1 };
+            let page1 = if seen.announced_since(&view.index) {
+                Page1::of(&page_1(self.file(), self.page_size)?)
+            } else {
+                seen.page1
+            };
             self.db_seen = Some(DbSeen::at(stat, &view.index, page1));
             return Ok(Written::ByCheckpoints);
         }
@@ -188,17 +191,14 @@ impl Session {
             // A database that stands in its log only.
             return Ok(Written::ByCheckpoints);
         }
-        let mut head = [0; HEADER];
-        if stat.len >= HEADER as u64 {
-            read_full_at(self.file(), &mut head, 0).map_err(|e| e.context("read database header"))?;
-        }
-        if head[..16] != *MAGIC {
+        let page = page_1(self.file(), self.page_size)?;
+        let Some(head) = page.get(..HEADER).filter(|head| head[..16] == *MAGIC) else {
             return Err(being_rewritten());
-        }
+        };
         if head[18] == 1 && head[19] == 1 {
             return Ok(Written::WithoutTheLog);
         }
-        let page1 = page_1(self.file(), self.page_size)?;
+        let page1 = Page1::of(&page);
         let then = before.record.and_then(Record::db);
         // Its writer may copy from the log without saying so. What it copies, the log shows.
         if self.kept && !mutant("rewriting-ignored") {
@@ -223,7 +223,7 @@ impl Session {
 
     /// An image of the file was published: from now on only further writing counts.
     pub(super) fn account_for(&mut self, stat: &FileStat, index: &WalIndex) -> Result<()> {
-        let page1 = page_1(self.file(), self.page_size)?;
+        let page1 = Page1::of(&page_1(self.file(), self.page_size)?);
         self.db_seen = Some(DbSeen::at(stat, index, page1));
         Ok(())
     }
@@ -246,11 +246,12 @@ impl Page1 {
     }
 }
 
-/// Page 1 in the database file.
-fn page_1(file: &dyn File, page_size: PageSize) -> Result<Page1> {
+/// Page 1 in the database file, or what there is of it.
+fn page_1(file: &dyn File, page_size: PageSize) -> Result<Vec<u8>> {
     let mut page = vec![0; page_size.len()];
-    let have = read_up_to(file, &mut page, 0)?;
-    Ok(Page1::of(&page[..have]))
+    let have = read_up_to(file, &mut page, 0).map_err(|e| e.context("read database header"))?;
+    page.truncate(have);
+    Ok(page)
 }
 
 #[cfg(test)]

@@ -7,12 +7,13 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::quiet::Stamp;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::crc64;
-use crate::sys::{BootId, OpenMode, OwnerMode, World, read_up_to};
+use crate::sys::{BootId, OpenMode, OwnerMode, World, read_up_to, rewrite};
 use crate::types::{Timestamp, Txid};
 use crate::wal::{Salts, WalChecksum};
 
@@ -107,17 +108,9 @@ impl Record {
         meta.join(FILE_NAME)
     }
 
-    /// `None` if it is absent, torn or of another make.
+    /// `None` if it is absent, torn, unreadable or of another make.
     pub(super) fn load(world: &World, meta: &Path) -> Option<Self> {
-        let file = world.fs.open(&Self::path(meta), OpenMode::Read).ok()?;
-        let mut bytes = vec![0; MAX_BYTES];
-        let len = read_up_to(file.as_ref(), &mut bytes, 0).ok()?;
-        let text = std::str::from_utf8(&bytes[..len]).ok()?;
-        let (json, sum) = text.split_once('\n')?;
-        if sum.trim_end() != format!("{:016x}", crc64(json.as_bytes())) {
-            return None;
-        }
-        serde_json::from_str(json).ok()
+        load_sealed(world, &Self::path(meta)).ok().flatten()
     }
 
     /// Replaces the record.
@@ -125,18 +118,34 @@ impl Record {
     /// # Errors
     /// I/O errors; the old record may be torn then, which its checksum shows.
     pub(super) fn store(&self, world: &World, meta: &Path, owner_mode: OwnerMode) -> Result<()> {
-        let json = serde_json::to_string(self).map_err(|e| {
-            crate::error::Error::new(crate::error::ErrorKind::Internal, "encode continuity record").caused_by(e)
-        })?;
-        let text = format!("{json}\n{:016x}\n", crc64(json.as_bytes()));
-        let path = Self::path(meta);
-        let file = match world.fs.open(&path, OpenMode::ReadWrite) {
-            Ok(file) => file,
-            Err(_) => world.fs.open(&path, OpenMode::CreateNew(owner_mode))?,
-        };
-        file.write_all_at(text.as_bytes(), 0)?;
-        file.set_len(text.len() as u64)
+        store_sealed(world, &Self::path(meta), self, owner_mode)
     }
+}
+
+/// Leaves a note that carries its own checksum.
+///
+/// # Errors
+/// I/O errors.
+pub(super) fn store_sealed<T: Serialize>(world: &World, path: &Path, note: &T, owner_mode: OwnerMode) -> Result<()> {
+    let json = serde_json::to_string(note).map_err(|e| Error::new(ErrorKind::Internal, "encode note").caused_by(e))?;
+    rewrite(world.fs.as_ref(), path, format!("{json}\n{}", seal(&json)).as_bytes(), owner_mode)
+}
+
+/// Such a note; `None` if it is absent, torn or of another make.
+///
+/// # Errors
+/// I/O errors.
+pub(super) fn load_sealed<T: DeserializeOwned>(world: &World, path: &Path) -> Result<Option<T>> {
+    let Some(file) = world.fs.open_opt(path, OpenMode::Read)? else { return Ok(None) };
+    let mut bytes = vec![0; MAX_BYTES];
+    let len = read_up_to(file.as_ref(), &mut bytes, 0)?;
+    let text = std::str::from_utf8(&bytes[..len]).unwrap_or_default();
+    let json = text.split_once('\n').filter(|(json, sum)| *sum == seal(json)).map(|(json, _)| json);
+    Ok(json.and_then(|json| serde_json::from_str(json).ok()))
+}
+
+fn seal(json: &str) -> String {
+    format!("{:016x}\n", crc64(json.as_bytes()))
 }
 
 #[cfg(test)]

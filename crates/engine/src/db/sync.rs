@@ -14,7 +14,7 @@ use super::record::{Record, Surroundings};
 use super::unindexed::Stands;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ltx::{Encoder, FileWriter, Header, WalPos};
-use crate::sys::{OwnerMode, Publisher, fault_point, mutant};
+use crate::sys::{Publisher, fault_point, mutant};
 use crate::types::{Checksum, Level, Txid, TxidRange};
 use crate::wal::{PageMap, Segment, Stop, WalChecksum, WalHeader};
 
@@ -188,7 +188,7 @@ impl Db {
         };
         let settled = session.is_settled(&places, &view.index);
         let boot = self.world.clock.boot();
-        let foreign = still_foreign(&mut self.foreign, &self.world, &self.config.meta_path, &view)?;
+        let foreign = still_foreign(&mut self.foreign, &self.world, &self.config.meta_path, &view);
         let before = Before {
             record: record.as_ref(),
             same_boot: record.as_ref().is_some_and(|record| record.is_of_boot(boot)),
@@ -471,8 +471,7 @@ impl Db {
         };
         let checksum = last.checksum.unwrap_or_default();
         let record = Record::new(last.txid, last.salts, last.end, checksum, at);
-        let owner_mode = self.modes().map_or(OwnerMode::PRIVATE_FILE, |m| m.file);
-        if let Err(err) = record.store(&self.world, &self.config.meta_path, owner_mode) {
+        if let Err(err) = record.store(&self.world, &self.config.meta_path, self.file_mode()) {
             debug!(system = "store", db = %self.config.name(), error = %err, "continuity record not written");
         }
     }

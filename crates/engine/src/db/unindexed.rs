@@ -34,7 +34,7 @@ use super::quiet::{Behind, Places, Settled};
 use super::sync::not_open;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sqlite::WalIndex;
-use crate::sys::{OpenMode, OwnerMode, mutant};
+use crate::sys::{OpenMode, mutant};
 use crate::types::PageSize;
 use crate::wal::{Salts, Step, WalChecksum, WalHeader, read_frame_header};
 
@@ -248,8 +248,7 @@ impl Db {
 
     /// Leaves the note before the log is read on the strength of it.
     fn mark_unkept(&self) -> Result<()> {
-        let owner_mode = self.modes().map_or(OwnerMode::PRIVATE_FILE, |modes| modes.file);
-        match self.world.fs.open(&self.unkept_mark(), OpenMode::CreateNew(owner_mode)) {
+        match self.world.fs.open(&self.unkept_mark(), OpenMode::CreateNew(self.file_mode())) {
             Err(err) if err.kind() != ErrorKind::Exists => Err(err),
             _ => Ok(()),
         }

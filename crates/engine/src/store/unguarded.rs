@@ -7,9 +7,9 @@ use std::sync::Mutex;
 use tracing::warn;
 
 use super::database::Database;
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::replica::Exclusion;
-use crate::sys::{Fs, OpenMode, OwnerMode, blocking, read_up_to};
+use crate::sys::{Fs, OpenMode, OwnerMode, blocking, read_up_to, rewrite};
 
 /// In the directory of local state.
 const FILE_NAME: &str = "second-writer-not-noticed";
@@ -61,13 +61,8 @@ fn write(fs: &dyn Fs, path: &Path, lines: &[String], owner_mode: OwnerMode) -> R
             None => Ok(()),
         };
     }
-    let file = match fs.open(path, OpenMode::ReadWrite) {
-        Err(err) if err.kind() == ErrorKind::NotFound => fs.open(path, OpenMode::CreateNew(owner_mode))?,
-        opened => opened?,
-    };
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    file.write_all_at(text.as_bytes(), 0)?;
-    file.set_len(text.len() as u64)
+    rewrite(fs, path, text.as_bytes(), owner_mode)
 }
 
 #[cfg(test)]
